@@ -1,0 +1,1 @@
+"""The ``edgeseg`` command: ``main`` finds the subcommand, ``output`` prints."""

@@ -1,0 +1,165 @@
+"""``edgeseg COMMAND``: find the subcommand by name, load only that one, turn errors into one line.
+
+``edgeseg --help`` imports neither the commands nor what they need, so it answers at once on
+a machine with only the base install. ``--json``, ``--quiet`` and ``--debug`` mean the same in
+every command and are taken out of the arguments here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, NoReturn
+
+from edgeseg import __version__
+from edgeseg.errors import EdgeSegError, ResourceError, UsageError, first_line, needs_extra
+
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+SWITCHES = ("--json", "--quiet", "--debug")
+
+_RESOURCE_ERRNOS = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOMEM,
+    errno.EMFILE,
+}
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand: the module whose ``app`` it is, its help line, and its extra."""
+
+    module: str
+    help: str
+    extra: str
+
+
+COMMANDS = {
+    "train": Command("edgeseg_train.cli", "Train a U-Net; writes a run folder.", "train"),
+    "export": Command("edgeseg_export.cli", "Export a run to a proven bundle.", "export"),
+    "run": Command("edgeseg.cli.run", "Segment pictures with a bundle.", "cpu"),
+    "info": Command("edgeseg.cli.info", "Show what a bundle holds.", "cpu"),
+    "verify": Command("edgeseg.cli.verify", "Replay PyTorch's answers on this machine.", "cpu"),
+    "bench": Command("edgeseg_benchmarks.cli", "Measure accuracy and latency.", "benchmarks"),
+    "doctor": Command("edgeseg.cli.doctor", "What is installed, what works, what to do.", "cpu"),
+    "demo": Command("edgeseg_benchmarks.demo", "All stages on synthetic scenes.", "all"),
+}
+
+_HELP = """Usage: edgeseg COMMAND [ARGUMENTS]
+
+Train a U-Net for semantic segmentation, export it, run it on a device without
+torch, and prove by benchmark that it still segments.
+
+Commands:
+{commands}
+
+Every command: --help, --json (one JSON document on stdout), --quiet (errors
+only), --debug (tracebacks). edgeseg --version prints the version.
+
+Exit status: 0 ok, 1 internal bug, 2 usage, 3 input or data, 4 run folder or
+bundle, 5 gate failed, 6 device or missing extra, 7 memory or disk,
+8 measurement invalid, 130 interrupted, 141 output closed.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit with the documented status."""
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    own, end, rest = _partition(argv)
+    switches = {switch for switch in own if switch in SWITCHES}
+    argv = [word for word in own if word not in SWITCHES] + end + rest
+    try:
+        status = _dispatch(argv, as_json="--json" in switches, quiet="--quiet" in switches)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python would print a second complaint when it flushes stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = BROKEN_PIPE
+    except KeyboardInterrupt:
+        print("edgeseg: interrupted", file=sys.stderr)  # noqa: T201 - the command line itself
+        status = INTERRUPTED
+    except Exception as error:
+        if "--debug" in switches:
+            traceback.print_exc()
+        status = _report(error, as_json="--json" in switches, debug="--debug" in switches)
+    sys.exit(status)
+
+
+def _partition(argv: list[str]) -> tuple[list[str], list[str], list[str]]:
+    if "--" not in argv:
+        return argv, [], []
+    at = argv.index("--")
+    return argv[:at], ["--"], argv[at + 1 :]
+
+
+def _dispatch(argv: list[str], *, as_json: bool, quiet: bool) -> int:
+    if not argv or argv[0] in ("--help", "-h", "help"):
+        lines = (f"  {name:<8} {command.help}" for name, command in COMMANDS.items())
+        print(_HELP.format(commands="\n".join(lines)), end="")  # noqa: T201 - the command's result
+        return 0
+    if argv[0] == "--version":
+        print(f"edgeseg {__version__}")  # noqa: T201 - the command's result
+        return 0
+    name, *rest = argv
+    if name not in COMMANDS:
+        raise UsageError(_unknown(name))
+    command = COMMANDS[name]
+    with needs_extra(command.extra):
+        app = import_module(command.module).app
+        from edgeseg.cli.output import Output
+
+        result = app(
+            args=rest,
+            prog_name=f"edgeseg {name}",
+            standalone_mode=False,
+            obj=Output(as_json=as_json, quiet=quiet),
+        )
+    return result if isinstance(result, int) else 0
+
+
+def _unknown(name: str) -> str:
+    what = "option" if name.startswith("-") else "command"
+    near = difflib.get_close_matches(name, COMMANDS, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"commands: {', '.join(COMMANDS)}"
+    return f"no {what} {name!r}; {hint}"
+
+
+def _report(error: Exception, *, as_json: bool, debug: bool) -> int:
+    message, code = _explain(error)
+    kind = type(error).__name__
+    if as_json:
+        document: dict[str, Any] = {"error": {"type": kind, "message": message, "code": code}}
+        print(json.dumps(document))  # noqa: T201 - the command's result
+    hint = "" if code != 1 or debug else " (run with --debug for the traceback)"
+    print(f"edgeseg: error: {message}{hint}", file=sys.stderr)  # noqa: T201 - the error line
+    return code
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    """Return the one-line message and the exit status for an exception."""
+    if isinstance(error, EdgeSegError):
+        return str(error), error.exit_code
+    if isinstance(error, MemoryError):
+        return f"out of memory: {first_line(error)}", ResourceError.exit_code
+    if isinstance(error, OSError) and error.errno in _RESOURCE_ERRNOS:
+        where = f" ({error.filename!r})" if error.filename else ""
+        return f"{error.strerror}{where}", ResourceError.exit_code
+    import typer  # only now: --help needs no typer
+
+    if isinstance(error, typer.TyperException):
+        return f"{' '.join(error.format_message().split())}; see --help", error.exit_code
+    if isinstance(error, typer.Abort):
+        return "aborted", INTERRUPTED
+    return f"internal error: {type(error).__name__}: {first_line(error)}", 1

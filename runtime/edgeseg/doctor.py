@@ -1,0 +1,76 @@
+"""What is installed here, which backends work, and what to do about those that do not."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from typing import Any
+
+from edgeseg import __version__
+from edgeseg.cpu import cpu_threads
+from edgeseg.sessions import BACKENDS, ort
+
+PACKAGES = (
+    "numpy",
+    "pillow",
+    "pydantic",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "torch",
+    "torchvision",
+    "lightning",
+    "onnx",
+    "tensorrt",
+)
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The state of this machine; ``backends`` maps a name to what is wrong, or None if it works."""
+
+    edgeseg: str
+    python: str
+    machine: str
+    cpu_threads: int
+    packages: dict[str, str | None]
+    backends: dict[str, str | None]
+    warnings: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all values for JSON."""
+        return asdict(self)
+
+
+def diagnose() -> Diagnosis:
+    """Look at this machine; never raises for what is missing."""
+    packages = {name: _version(name) for name in PACKAGES}
+    return Diagnosis(
+        edgeseg=__version__,
+        python=f"{platform.python_version()} ({sys.executable})",
+        machine=f"{platform.system()} {platform.machine()}",
+        cpu_threads=cpu_threads(),
+        packages=packages,
+        backends={name: ort.problem(name) for name in BACKENDS},
+        warnings=tuple(_warnings(packages)),
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _warnings(packages: dict[str, str | None]) -> list[str]:
+    found = []
+    if packages["onnxruntime"] and packages["onnxruntime-gpu"]:
+        found.append(
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files; "
+            "run: pip uninstall -y onnxruntime onnxruntime-gpu, then install only one"
+        )
+    if packages["torch"] and packages["torchvision"] is None:
+        found.append('torch is here without torchvision; run: pip install "edgeseg[train]"')
+    return found

@@ -1,0 +1,93 @@
+"""Write whole or not at all: atomic files, staged output folders, hashes.
+
+A reader never sees half a file: everything is written beside its target, synced
+and then renamed. A command that fails leaves what was there before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from edgeseg.errors import UsageError, show
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Return the SHA-256 of ``data`` as 64 hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def atomic_write(path: Path, data: bytes) -> None:
+    """Replace ``path`` by ``data``; the old content stays until the new one is on disk."""
+    temporary = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def refuse_existing(target: Path, marker: str, *, force: bool) -> None:
+    """Check that ``target`` may be written, before any work is done.
+
+    Args:
+        target: the output folder.
+        marker: a file that only our kind of folder has. ``--force`` replaces such a
+            folder or an empty one, never somebody's other files.
+        force: the user's ``--force``.
+
+    Raises:
+        UsageError: the folder exists and may not be replaced.
+    """
+    if not target.exists() and not target.is_symlink():
+        return
+    if not force:
+        raise UsageError(f"output {show(target)} exists already; choose another or add --force")
+    ours = target.is_dir() and not target.is_symlink()
+    if not ours or not ((target / marker).is_file() or not any(target.iterdir())):
+        raise UsageError(
+            f"output {show(target)} exists and has no {marker}, so --force will not replace it; "
+            "choose another folder or remove it yourself"
+        )
+
+
+@contextmanager
+def staged_folder(target: Path, marker: str, *, force: bool) -> Iterator[Path]:
+    """Give a folder beside ``target`` to write into; it becomes ``target`` when the body succeeds.
+
+    When the body raises, the staged files are removed and ``target`` is as it was.
+
+    Raises:
+        UsageError: see ``refuse_existing``.
+    """
+    refuse_existing(target, marker, force=force)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = target.with_name(f".{target.name}.partial-{os.getpid()}")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir()
+    try:
+        yield staging
+        replace_folder(staging, target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def replace_folder(source: Path, target: Path) -> None:
+    """Move the folder ``source`` to ``target``; an old ``target`` is deleted only afterwards."""
+    old = target.with_name(f".{target.name}.old-{os.getpid()}")
+    if target.exists():
+        target.replace(old)
+    try:
+        source.replace(target)
+    except OSError:
+        if old.exists():
+            old.replace(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,133 @@
+"""Read pictures and masks: the policies of every stage for what an image file may be.
+
+Images become uint8 RGB: EXIF orientation is applied, gray is replicated, alpha is
+composited on black, CMYK is converted; 16-bit, float and animated files are refused.
+Masks are class ids and are never converted: only 8-bit gray, palette and 16/32-bit
+integer files are accepted.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from edgeseg.errors import InputError, first_line, show
+
+ImageSource: TypeAlias = "str | Path | bytes | Image.Image | NDArray[np.uint8]"
+
+IMAGE_FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+MASK_FORMATS = ("BMP", "PNG", "TIFF")
+MAX_PIXELS = 100_000_000  # checked on the header, before any pixel is decoded
+
+_DIRECT_MODES = ("1", "L", "RGB", "CMYK", "YCbCr", "LAB", "P")
+_ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
+_MASK_MODES = ("L", "P", "I", "I;16", "I;16B", "I;16L")
+
+
+def read_image(source: ImageSource) -> NDArray[np.uint8]:
+    """Decode one picture.
+
+    Args:
+        source: a path, the bytes of a file, a PIL image, or an array.
+
+    Returns:
+        uint8 (H, W, 3), RGB, 0..255.
+
+    Raises:
+        InputError: missing, not an image, truncated, animated, 16-bit, float or too large.
+    """
+    if isinstance(source, np.ndarray):
+        return check_image_array(source)
+    if isinstance(source, Image.Image):
+        return _to_rgb_array(source, "PIL image")
+    name = f"image of {len(source)} bytes" if isinstance(source, bytes) else show(str(source))
+    with _open(source, name, IMAGE_FORMATS) as image:
+        return _to_rgb_array(image, name)
+
+
+def read_mask(path: str | Path) -> NDArray[np.integer[Any]]:
+    """Decode one annotation file.
+
+    Returns:
+        integer (H, W), the ids exactly as stored; palette files give their indices.
+
+    Raises:
+        InputError: missing, unreadable, or a colour picture instead of ids.
+    """
+    name = show(str(path))
+    with _open(path, name, MASK_FORMATS) as image:
+        if image.mode not in _MASK_MODES:
+            raise InputError(
+                f"mask {name} has mode {image.mode}, which looks like a colour picture; "
+                "expected one channel of class ids (modes L, P or I;16)"
+            )
+        return np.asarray(_decoded(image, name))
+
+
+def check_image_array(image: NDArray[Any]) -> NDArray[np.uint8]:
+    """Check that an array is uint8 (H, W, 3) with at least one pixel; return it C-contiguous.
+
+    Raises:
+        InputError: another dtype, rank or number of channels.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        raise InputError(
+            f"image array has shape {image.shape} and dtype {image.dtype}; "
+            "expected uint8 (height, width, 3) in RGB order"
+        )
+    return np.ascontiguousarray(image)
+
+
+def _open(source: str | Path | bytes, name: str, formats: tuple[str, ...]) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS decides
+            stream = io.BytesIO(source) if isinstance(source, bytes) else source
+            image = Image.open(stream, formats=formats)
+    except FileNotFoundError as error:
+        raise InputError(f"file {name} does not exist") from error
+    except UnidentifiedImageError as error:
+        raise InputError(
+            f"file {name} is not a readable image; expected {', '.join(formats)}"
+        ) from error
+    except Image.DecompressionBombError as error:
+        raise InputError(f"image {name} is too large: {first_line(error)}") from error
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise InputError(f"cannot open {name}: {first_line(error)}") from error
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        image.close()
+        raise InputError(
+            f"image {name} is {width}x{height}; the limit is {MAX_PIXELS // 1_000_000} megapixels"
+        )
+    return image
+
+
+def _decoded(image: Image.Image, name: str) -> Image.Image:
+    try:
+        image.load()
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise InputError(f"file {name} is damaged: {first_line(error)}") from error
+    return image
+
+
+def _to_rgb_array(image: Image.Image, name: str) -> NDArray[np.uint8]:
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":  # phones write MPO: a JPEG with a preview behind it
+        raise InputError(f"image {name} is animated ({frames} frames); give one frame")
+    if image.mode not in _DIRECT_MODES + _ALPHA_MODES:
+        raise InputError(
+            f"image {name} has mode {image.mode} (16-bit or float); convert it to 8-bit RGB first"
+        )
+    upright = ImageOps.exif_transpose(_decoded(image, name))
+    if upright.mode in _ALPHA_MODES or "transparency" in upright.info:
+        rgba = upright.convert("RGBA")
+        upright = Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba)
+    return check_image_array(np.array(upright.convert("RGB")))

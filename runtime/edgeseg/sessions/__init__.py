@@ -1,0 +1,95 @@
+"""Backends: which exist, which work here, and opening one.
+
+A session runs one variant of a bundle on one backend. A backend that was asked for
+and is not there is an error that says how to get it, never a silent fallback.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeseg.bundle import Bundle
+from edgeseg.errors import UsageError, show
+from edgeseg.sessions import ort
+
+BACKENDS = tuple(ort.PROVIDERS)
+AUTO = "auto"
+CPU_BACKENDS = ("ort:cpu",)
+_AUTO_ORDER = ("ort:tensorrt", "ort:cuda", "ort:cpu")
+
+
+class Session(Protocol):
+    """A loaded model. ``backend`` and ``variant`` name what runs."""
+
+    backend: str
+    variant: str
+
+    def infer(self, images_nhwc_u8: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return class maps uint8 (N, H, W) for images uint8 (N, H, W, 3) RGB.
+
+        Raises:
+            InputError: the array does not fit the model's input.
+        """
+
+    def close(self) -> None:
+        """Free the model; calling it again does nothing."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What will run, and the reason in words."""
+
+    backend: str
+    variant: str
+    why: str
+
+
+def choose(bundle: Bundle, backend: str = AUTO, variant: str | None = None) -> Choice:
+    """Settle backend and variant; ``auto`` takes the first of TensorRT, CUDA, CPU that works.
+
+    Without a variant, CPUs get ``int8-cpu`` where the bundle has it (it passed its accuracy
+    gate at export) and everything else gets ``fp32``.
+
+    Raises:
+        UsageError: unknown names, or a CPU variant on another backend.
+        DeviceError: the backend does not work here.
+    """
+    if backend == AUTO:
+        problems = {name: ort.problem(name) for name in _AUTO_ORDER}
+        chosen = next((name for name in _AUTO_ORDER if problems[name] is None), "ort:cpu")
+        why = f"auto: first of {', '.join(_AUTO_ORDER)} that works here"
+    else:
+        chosen, why = check_backend(backend), "as asked"
+    on_cpu = chosen in CPU_BACKENDS
+    if variant is None:
+        default = "int8-cpu" if on_cpu and "int8-cpu" in bundle.manifest.variants else "fp32"
+        return Choice(chosen, default, f"{why}; variant {default} is the default there")
+    if bundle.variant(variant).target == "cpu" and not on_cpu:
+        raise UsageError(f"variant {show(variant)} is for CPUs and does not run on {chosen}")
+    return Choice(chosen, variant, why)
+
+
+def check_backend(name: str) -> str:
+    """Return ``name`` if it is a backend.
+
+    Raises:
+        UsageError: there is no such backend.
+    """
+    if name not in BACKENDS:
+        raise UsageError(f"no backend {show(name)}; choose from {AUTO}, {', '.join(BACKENDS)}")
+    return name
+
+
+def open_session(bundle: Bundle, backend: str = AUTO, variant: str | None = None) -> Session:
+    """Load a variant of a bundle on a backend.
+
+    Raises:
+        UsageError, DeviceError: see ``choose``.
+        ArtifactError: the model file is corrupt or the backend cannot load it.
+    """
+    choice = choose(bundle, backend, variant)
+    return ort.OrtSession(bundle, choice.backend, choice.variant)

@@ -1,0 +1,139 @@
+"""``edgeseg train --data D --out RUN``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from pydantic import ValidationError
+
+from edgeseg.cli.output import Output, command_app
+from edgeseg.errors import UsageError, show
+from edgeseg.files import refuse_existing
+from edgeseg.preprocess import Preprocessing, parse_size
+from edgeseg_train.data import DataSource, open_source
+from edgeseg_train.history import Epoch
+from edgeseg_train.presets import PRESETS, Preset, TrainingConfig, preset
+from edgeseg_train.run_folder import CONFIG
+from edgeseg_train.training import Job, train
+from edgeseg_train.unet import UNet, UNetConfig, count_parameters
+
+
+def main(
+    ctx: typer.Context,
+    out: Annotated[Path, typer.Option(help="Run folder to write.")],
+    data: Annotated[
+        str, typer.Option(help="synthetic, synthetic:TRAIN+VAL, folder:DIR or ade20k:DIR.")
+    ] = "synthetic",
+    preset_name: Annotated[
+        str, typer.Option("--preset", help=f"Starting point: {', '.join(PRESETS)}.")
+    ] = "edge",
+    features: Annotated[
+        str | None, typer.Option(help="Channels per level, e.g. 64,128,256,512.")
+    ] = None,
+    norm: Annotated[
+        Literal["first", "both"] | None, typer.Option(help="Batch norm in each block.")
+    ] = None,
+    activation: Annotated[Literal["gelu", "relu"] | None, typer.Option()] = None,
+    upsample: Annotated[Literal["transpose", "pixelshuffle"] | None, typer.Option()] = None,
+    size: Annotated[str | None, typer.Option(help="Network size, HxW.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1)] = None,
+    max_steps: Annotated[
+        int | None, typer.Option(min=1, help="End after this many optimiser steps.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1)] = None,
+    lr: Annotated[float | None, typer.Option(help="Highest learning rate.")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1)] = 0,
+    devices: Annotated[
+        int | None, typer.Option(min=1, help="Number of GPUs (without one: processes).")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing run.")] = False,
+) -> None:
+    """Train a U-Net and write a run folder: weights, configuration, metrics and pictures."""
+    output: Output = ctx.obj
+    refuse_existing(out, CONFIG, force=force)
+    base = preset(preset_name)
+    overrides = {"epochs": epochs, "max_steps": max_steps, "batch_size": batch_size, "lr": lr}
+    recipe = _recipe(base, {**overrides, "seed": seed})
+    height, width = parse_size(size) if size else base.size
+    chosen = {
+        "norm": norm,
+        "activation": activation,
+        "upsample": upsample,
+        "features": _features(features) if features else None,
+    }
+    source = open_source(data)
+    model = _model(base, source, chosen)
+    job = Job(source, model, Preprocessing(height=height, width=width), recipe, devices)
+    output.note(_plan(job))
+    config = train(
+        job,
+        out,
+        force=force,
+        progress=sys.stderr.isatty() and not output.quiet,
+        tell=lambda epoch: output.note(_epoch_line(epoch)),
+    )
+    result = config.result
+    summary = (
+        f"{out}: val mIoU {result.val_miou:.4f} over {result.classes_present} classes, "
+        f"pixel accuracy {result.val_pixel_accuracy:.4f} (step {result.step})\n"
+        f"next: edgeseg export {out} --out BUNDLE"
+    )
+    output.result({"run": str(out), **config.model_dump(mode="json")}, summary)
+
+
+def _recipe(base: Preset, overrides: dict[str, int | float | None]) -> TrainingConfig:
+    given = {name: value for name, value in overrides.items() if value is not None}
+    if "max_steps" in given and "epochs" not in given:
+        given["epochs"] = 10**6  # steps alone decide
+    try:
+        return TrainingConfig.model_validate({**base.training.model_dump(), **given})
+    except ValidationError as error:
+        raise UsageError(_first_problem(error)) from error
+
+
+def _model(base: Preset, source: DataSource, chosen: Mapping[str, object]) -> UNetConfig:
+    given = {name: value for name, value in chosen.items() if value is not None}
+    defaults = base.model_dump(include={"features", "norm", "activation", "upsample"})
+    try:
+        return UNetConfig(**{**defaults, **given}, num_classes=source.labels.num_classes)
+    except ValidationError as error:
+        raise UsageError(_first_problem(error)) from error
+
+
+def _features(text: str) -> tuple[int, ...]:
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() for part in parts):
+        raise UsageError(f"--features {show(text)} is not a list like 64,128,256,512")
+    return tuple(int(part) for part in parts)
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors(include_url=False)[0]
+    where = "--" + str(problem["loc"][0]).replace("_", "-")
+    return f"{where}: {problem['msg']} (got {show(problem['input'])})"
+
+
+def _plan(job: Job) -> str:
+    counts = {name: len(split.names) for name, split in job.source.splits.items()}
+    model, size = job.model, job.preprocessing
+    return (
+        f"data {job.source.spec}: {counts.get('train', 0)} train, {counts.get('val', 0)} val, "
+        f"{job.source.labels.num_classes} classes; U-Net {','.join(map(str, model.features))} "
+        f"({count_parameters(UNet(model)):,} parameters) at {size.height}x{size.width}"
+    )
+
+
+def _epoch_line(epoch: Epoch) -> str:
+    return (
+        f"epoch {epoch.epoch} (step {epoch.step}, {epoch.seconds:.0f} s): "
+        f"loss {epoch.train_loss:.3f} / {epoch.val_loss:.3f} val, "
+        f"mIoU {epoch.train_miou:.3f} / {epoch.val_miou:.3f} val, "
+        f"pixel accuracy {epoch.val_pixel_accuracy:.3f} val"
+    )
+
+
+app = command_app(main)

@@ -1,0 +1,109 @@
+"""The run folder: what training writes and export reads.
+
+``model.safetensors`` (weights; never a pickle) and ``config.json`` (a ``RunConfig``) are
+the contract; ``metrics.csv``, ``curves.png`` and ``samples.png`` are for people.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from edgeseg.errors import ArtifactError, first_line, show
+from edgeseg.labels import Labels
+from edgeseg.preprocess import Preprocessing
+from edgeseg_train.presets import TrainingConfig
+from edgeseg_train.unet import SegmentationNetwork, UNet, UNetConfig
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+
+
+class DataInfo(BaseModel):
+    """What was trained on; ``fingerprint`` hashes the names of all samples."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    spec: str
+    train_images: int
+    val_images: int
+    fingerprint: str
+
+
+class Result(BaseModel):
+    """Validation of the saved weights, at the masks' own sizes; ``step`` is when they were best."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    step: int
+    val_loss: float
+    val_pixel_accuracy: float
+    val_miou: float
+    classes_present: int
+
+
+class RunConfig(BaseModel):
+    """``config.json``: enough to rebuild the network and to know where it came from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = Field(default=1, ge=1, le=1)
+    model: UNetConfig
+    preprocessing: Preprocessing
+    labels: Labels
+    training: TrainingConfig
+    data: DataInfo
+    result: Result
+    versions: dict[str, str]
+
+
+def read_config(run: Path) -> RunConfig:
+    """Read a run folder's configuration.
+
+    Raises:
+        ArtifactError: no run folder, or a configuration this version does not read.
+    """
+    path = run / CONFIG
+    if not path.is_file():
+        found = "does not exist" if not run.exists() else f"has no {CONFIG}"
+        raise ArtifactError(f"run folder {show(run)} {found}; expected what 'edgeseg train' wrote")
+    try:
+        return RunConfig.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ArtifactError(f"cannot read {show(path)}: {error.strerror}") from error
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in problem["loc"]) or "the document"
+        raise ArtifactError(f"{show(path)}: {where}: {problem['msg']}") from error
+
+
+def load_network(run: Path, config: RunConfig) -> SegmentationNetwork:
+    """Return the trained network in evaluation mode, on the CPU.
+
+    Raises:
+        ArtifactError: weights missing, corrupt, not finite or for another architecture.
+    """
+    path = run / WEIGHTS
+    try:
+        weights = load_file(path)
+    except FileNotFoundError as error:
+        raise ArtifactError(f"run folder {show(run)} has no {WEIGHTS}") from error
+    except (OSError, SafetensorError) as error:
+        raise ArtifactError(f"cannot read {show(path)}: {first_line(error)}") from error
+    for name, tensor in weights.items():
+        if not torch.isfinite(tensor.float()).all():
+            raise ArtifactError(f"{show(path)}: tensor {name} has values that are not finite")
+    unet = UNet(config.model)
+    try:
+        unet.load_state_dict(weights)
+    except RuntimeError as error:
+        differences = " ".join(str(error).split())[:200]
+        raise ArtifactError(
+            f"{show(path)} does not fit the model in {CONFIG}: {differences}"
+        ) from error
+    preprocessing = config.preprocessing
+    return SegmentationNetwork(unet, preprocessing.mean, preprocessing.std).eval()
