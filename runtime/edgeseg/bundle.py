@@ -78,7 +78,7 @@ class Calibration(_Frozen):
 
 
 class Parity(_Frozen):
-    """Distance from PyTorch, measured at export on real images, and the gates it passed.
+    """Distance from PyTorch, measured at export on real images, and the gates for it.
 
     ``max_flip_margin`` is PyTorch's largest top-1/top-2 logit margin among the pixels whose
     class changed: a flip at a near tie is noise, one at a wide margin is a fault.
@@ -88,9 +88,25 @@ class Parity(_Frozen):
     agreement: Share
     min_agreement: Share
     max_flip_margin: float = Field(ge=0)
-    torch_miou: Share | None
-    miou: Share | None
-    max_miou_drop: Share | None
+    torch_miou: Share
+    miou: Share
+    max_miou_drop: Share
+
+    @property
+    def failures(self) -> list[str]:
+        """What does not hold, in words; empty when all gates pass."""
+        found = []
+        if self.agreement < self.min_agreement:
+            found.append(
+                f"agreement with PyTorch {self.agreement:.4%} is below {self.min_agreement:.2%}"
+            )
+        drop = self.torch_miou - self.miou
+        if drop > self.max_miou_drop:
+            found.append(
+                f"mIoU fell by {drop:.4f} ({self.torch_miou:.4f} to {self.miou:.4f}), "
+                f"more than {self.max_miou_drop}"
+            )
+        return found
 
 
 class Variant(_Frozen):

@@ -53,8 +53,6 @@ def _shape(shape: tuple[int | str, ...]) -> str:
 
 
 def _miou(parity: Parity) -> str:
-    if parity.miou is None or parity.torch_miou is None:
-        return "not measured"
     return f"{parity.miou:.4f} ({parity.torch_miou:.4f})"
 
 

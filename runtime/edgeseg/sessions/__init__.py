@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeseg.bundle import Bundle
-from edgeseg.errors import UsageError, show
+from edgeseg.errors import ArtifactError, UsageError, show
 from edgeseg.sessions import ort
 
 BACKENDS = tuple(ort.PROVIDERS)
@@ -56,7 +56,7 @@ def choose(bundle: Bundle, backend: str = AUTO, variant: str | None = None) -> C
 
     Raises:
         UsageError: unknown names, or a CPU variant on another backend.
-        DeviceError: the backend does not work here.
+        ArtifactError: the variant did not pass its gates at export.
     """
     if backend == AUTO:
         problems = {name: ort.problem(name) for name in _AUTO_ORDER}
@@ -66,10 +66,15 @@ def choose(bundle: Bundle, backend: str = AUTO, variant: str | None = None) -> C
         chosen, why = check_backend(backend), "as asked"
     on_cpu = chosen in CPU_BACKENDS
     if variant is None:
-        default = "int8-cpu" if on_cpu and "int8-cpu" in bundle.manifest.variants else "fp32"
-        return Choice(chosen, default, f"{why}; variant {default} is the default there")
-    if bundle.variant(variant).target == "cpu" and not on_cpu:
+        variant = "int8-cpu" if on_cpu and "int8-cpu" in bundle.manifest.variants else "fp32"
+        why += f"; variant {variant} is the default there"
+    entry = bundle.variant(variant)
+    if entry.target == "cpu" and not on_cpu:
         raise UsageError(f"variant {show(variant)} is for CPUs and does not run on {chosen}")
+    if failures := entry.parity.failures:
+        raise ArtifactError(
+            f"bundle {show(bundle.path)} was rejected at export: {variant}: {'; '.join(failures)}"
+        )
     return Choice(chosen, variant, why)
 
 
@@ -88,8 +93,9 @@ def open_session(bundle: Bundle, backend: str = AUTO, variant: str | None = None
     """Load a variant of a bundle on a backend.
 
     Raises:
-        UsageError, DeviceError: see ``choose``.
+        UsageError, ArtifactError: see ``choose``.
         ArtifactError: the model file is corrupt or the backend cannot load it.
+        DeviceError: the backend does not work here.
     """
     choice = choose(bundle, backend, variant)
     return ort.OrtSession(bundle, choice.backend, choice.variant)
