@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -61,7 +62,7 @@ def quantise_for_cpu(model: bytes, images: Sequence[NDArray[np.uint8]]) -> bytes
         raise InputError("calibration needs at least one image")
     if all(image.min() == image.max() for image in images):
         raise InputError("all calibration images are of one colour; use real images")
-    with tempfile.TemporaryDirectory() as folder, _stdout_to_stderr():
+    with tempfile.TemporaryDirectory() as folder, _quiet():
         source, target = Path(folder, "fp32.onnx"), Path(folder, "int8.onnx")
         source.write_bytes(model)
         quantize_static(
@@ -99,6 +100,11 @@ def _head(model: onnx.ModelProto) -> str:
 
 
 @contextlib.contextmanager
-def _stdout_to_stderr() -> Iterator[None]:
-    with contextlib.redirect_stdout(sys.stderr):
-        yield
+def _quiet() -> Iterator[None]:
+    """Keep the quantiser's prints off stdout and its advice (done already: slimming) off stderr."""
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        logging.disable(logging.NOTSET)

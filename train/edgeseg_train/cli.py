@@ -74,7 +74,7 @@ def main(
         out,
         force=force,
         progress=sys.stderr.isatty() and not output.quiet,
-        tell=lambda epoch: output.note(_epoch_line(epoch)),
+        tell=lambda epoch: output.note(epoch_line(epoch)),
     )
     result = config.result
     summary = (
@@ -127,7 +127,8 @@ def _plan(job: Job) -> str:
     )
 
 
-def _epoch_line(epoch: Epoch) -> str:
+def epoch_line(epoch: Epoch) -> str:
+    """Return one finished epoch as a line for people."""
     return (
         f"epoch {epoch.epoch} (step {epoch.step}, {epoch.seconds:.0f} s): "
         f"loss {epoch.train_loss:.3f} / {epoch.val_loss:.3f} val, "

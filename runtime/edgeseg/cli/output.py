@@ -42,6 +42,10 @@ class Output:
         if not self.quiet:
             typer.echo(text, err=True)
 
+    def error(self, text: str) -> None:
+        """Say what failed, on stderr, also with ``--quiet``; the command goes on to its result."""
+        typer.echo(f"edgeseg: error: {text}", err=True)
+
     def result(self, document: dict[str, Any], text: str | Table | Sequence[str | Table]) -> None:
         """Print the command's result: ``document`` with ``--json``, else ``text``."""
         if self.as_json:

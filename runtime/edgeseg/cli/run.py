@@ -73,7 +73,7 @@ def main(
     )
     output.result(document, summary)
     for entry in failed:
-        output.note(f"failed: {entry['error']}")
+        output.error(entry["error"])
     return InputError.exit_code if failed else 0
 
 

@@ -7,7 +7,7 @@ import typer
 from edgeseg.bundle import Bundle
 from edgeseg.cli.output import command_app
 from edgeseg.cli.run import BackendOption, BundleArgument, VariantOption
-from edgeseg.sessions import AUTO, open_session
+from edgeseg.sessions import AUTO, open_session, variants_for
 from edgeseg.verify import verify
 
 
@@ -22,7 +22,7 @@ def main(
     Exit 5 when a variant agrees with PyTorch on fewer pixels than its gate.
     """
     opened = Bundle.open(bundle)
-    names = [variant] if variant else _variants_for(opened, backend)
+    names = [variant] if variant else variants_for(opened, backend)
     outcomes = []
     for name in names:
         session = open_session(opened, backend, name)
@@ -36,14 +36,6 @@ def main(
         for o in outcomes
     ]
     ctx.obj.result(document, lines)
-
-
-def _variants_for(bundle: Bundle, backend: str) -> list[str]:
-    from edgeseg.sessions import CPU_BACKENDS, choose
-
-    on_cpu = choose(bundle, backend).backend in CPU_BACKENDS
-    variants = bundle.manifest.variants
-    return [name for name, entry in variants.items() if on_cpu or entry.target != "cpu"]
 
 
 app = command_app(main)

@@ -78,6 +78,13 @@ def choose(bundle: Bundle, backend: str = AUTO, variant: str | None = None) -> C
     return Choice(chosen, variant, why)
 
 
+def variants_for(bundle: Bundle, backend: str) -> list[str]:
+    """Return the bundle's variants that are meant for a backend; errors as ``choose``."""
+    on_cpu = choose(bundle, backend, "fp32").backend in CPU_BACKENDS
+    variants = bundle.manifest.variants
+    return [name for name, entry in variants.items() if on_cpu or entry.target != "cpu"]
+
+
 def check_backend(name: str) -> str:
     """Return ``name`` if it is a backend.
 
