@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load
 
 from edgeseg.errors import ArtifactError, first_line, show
 from edgeseg.labels import Labels
@@ -89,7 +89,8 @@ def load_network(run: Path, config: RunConfig) -> SegmentationNetwork:
     """
     path = run / WEIGHTS
     try:
-        weights = load_file(path)
+        # Not memory-mapped: a file that shrinks while it is in use would end the process.
+        weights = load(path.read_bytes())
     except FileNotFoundError as error:
         raise ArtifactError(f"run folder {show(run)} has no {WEIGHTS}") from error
     except (OSError, SafetensorError) as error:

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 import platform
+import signal
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -53,9 +54,10 @@ def train(
     progress: bool = False,
     tell: Callable[[Epoch], None] = lambda epoch: None,
 ) -> RunConfig:
-    """Train and write the run folder; ``out`` appears only when training has ended well.
+    """Train and write the run folder; ``out`` appears only when it is whole.
 
-    The saved weights are those of the epoch with the best validation mIoU.
+    The saved weights are those of the epoch with the best validation mIoU. An interrupt
+    (Ctrl-C) ends the training, keeps what the finished epochs gave, and is raised again.
 
     Args:
         job: data, model and recipe.
@@ -68,9 +70,12 @@ def train(
         UsageError: ``out`` exists.
         InputError: the data cannot be used.
         GateFailed: the loss became NaN or infinite.
+        KeyboardInterrupt: interrupted; says what was kept.
     """
     with _working_folder(out, force=force) as folder:
-        history, module = _fit(job, folder, progress=progress, tell=tell)
+        history, module, interrupted = _fit(job, folder, progress=progress, tell=tell)
+        if interrupted and not history.epochs:
+            raise KeyboardInterrupt("nothing was kept: no epoch had finished")
         config = RunConfig(
             model=job.model,
             preprocessing=job.preprocessing,
@@ -83,6 +88,8 @@ def train(
         atomic_write(folder / CONFIG, (config.model_dump_json(indent=2) + "\n").encode())
         write_curves(history.epochs, folder)
         _write_samples(job, module, folder)
+    if interrupted:
+        raise KeyboardInterrupt(f"the best weights of the finished epochs are in {out}")
     return config
 
 
@@ -99,7 +106,7 @@ def _working_folder(out: Path, *, force: bool) -> Iterator[Path]:
 
 def _fit(
     job: Job, folder: Path, *, progress: bool, tell: Callable[[Epoch], None]
-) -> tuple[History, SegmentationModule]:
+) -> tuple[History, SegmentationModule, bool]:
     lightning.seed_everything(job.training.seed, workers=True, verbose=False)
     size = (job.preprocessing.height, job.preprocessing.width)
     train_loader = training_loader(
@@ -114,10 +121,14 @@ def _fit(
     module = SegmentationModule(network, job.training)
     history = History(folder, tell)
     trainer = _trainer(job, history, progress=progress)
-    trainer.fit(module, train_loader, val_loader)
+    try:
+        trainer.fit(module, train_loader, val_loader)
+    except SystemExit:  # Lightning's answer to an interrupt, which it also stops listening to
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        return history, module, True
     if not history.epochs or history.epochs[-1].step != trainer.global_step:
         trainer.validate(module, val_loader, verbose=False)  # --max-steps ended within an epoch
-    return history, module
+    return history, module, False
 
 
 @torch.inference_mode()

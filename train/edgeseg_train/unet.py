@@ -87,11 +87,11 @@ class DoubleConv(nn.Module):
         return result
 
 
-def upsampling(channels: int, kind: Upsample) -> nn.Module:
-    """Return a layer (N, channels, H, W) -> (N, channels / 2, 2H, 2W)."""
+def upsampling(in_channels: int, out_channels: int, kind: Upsample) -> nn.Module:
+    """Return a layer (N, in, H, W) -> (N, out, 2H, 2W)."""
     if kind == "transpose":
-        return nn.ConvTranspose2d(channels, channels // 2, kernel_size=2, stride=2)
-    return nn.Sequential(nn.Conv2d(channels, channels * 2, kernel_size=1), nn.PixelShuffle(2))
+        return nn.ConvTranspose2d(in_channels, out_channels, kernel_size=2, stride=2)
+    return nn.Sequential(nn.Conv2d(in_channels, 4 * out_channels, 1), nn.PixelShuffle(2))
 
 
 class UNet(nn.Module):
@@ -108,9 +108,11 @@ class UNet(nn.Module):
             self.downs.append(DoubleConv(channels, width, config.norm, config.activation))
             channels = width
         self.bottleneck = DoubleConv(channels, 2 * channels, config.norm, config.activation)
+        channels *= 2
         for width in reversed(config.features):
-            self.ups.append(upsampling(2 * width, config.upsample))
+            self.ups.append(upsampling(channels, width, config.upsample))
             self.ups.append(DoubleConv(2 * width, width, config.norm, config.activation))
+            channels = width
         self.final_conv = nn.Conv2d(config.features[0], config.num_classes, kernel_size=1)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -87,8 +87,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         # Python would print a second complaint when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = BROKEN_PIPE
-    except KeyboardInterrupt:
-        print("edgeseg: interrupted", file=sys.stderr)  # noqa: T201 - the command line itself
+    except KeyboardInterrupt as interrupt:
+        kept = f": {interrupt}" if str(interrupt) else ""
+        print(f"edgeseg: interrupted{kept}", file=sys.stderr)  # noqa: T201 - the error line
         status = INTERRUPTED
     except Exception as error:
         if "--debug" in switches:

@@ -163,9 +163,8 @@ def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
 def _labels_from_masks(pairs: Pairs) -> Labels:
     highest = -1
     for _, mask in (pair for split in pairs.values() for pair in split):
-        ids = read_mask(mask)
-        ids = ids[ids != IGNORE_INDEX]
-        highest = max(highest, int(ids.max(initial=-1)))
+        ids = np.unique(read_mask(mask))
+        highest = max([highest, *ids[ids != IGNORE_INDEX].tolist()])
     if not 0 <= highest < MAX_CLASSES:
         raise InputError(f"masks have ids up to {highest}; expected 0..{MAX_CLASSES - 1}")
     return numbered_labels(highest + 1)

@@ -1,0 +1,45 @@
+# `make demo` and `make test` set everything up by themselves.
+# PYTHON=python3.12 make test   uses another interpreter (3.10 or newer).
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+CODE := runtime train export benchmarks tests
+
+.PHONY: demo test lint install clean help
+
+help:
+	@echo "make demo     train, export, verify, run and benchmark on synthetic scenes (4 minutes)"
+	@echo "make test     lint, types and all tests"
+	@echo "make lint     only ruff, mypy and codespell"
+	@echo "make install  only the set-up, in $(VENV)"
+	@echo "make clean    remove $(VENV), caches and the demo"
+
+demo: $(STAMP)
+	$(BIN)/edgeseg demo --out demo --force
+
+test: lint
+	$(BIN)/pytest --cov --cov-report=term:skip-covered
+
+lint: $(STAMP)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/codespell
+
+install: $(STAMP)
+
+# Runs again only when the dependencies changed.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
+	  echo "edgeseg needs Python 3.10 or newer, but '$(PYTHON)' is" \
+	       "$$($(PYTHON) --version 2>&1 || true)." \
+	       "Run: make PYTHON=/path/to/python3.10 $(MAKECMDGOALS)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -e ".[all,dev]" -c constraints.txt
+	@touch $@
+
+clean:
+	rm -rf $(VENV) demo dist build .coverage .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
