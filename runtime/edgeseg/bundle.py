@@ -16,6 +16,7 @@ from __future__ import annotations
 import io
 import stat
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -33,6 +34,17 @@ MANIFEST = "manifest.json"
 REFERENCE = "reference.npz"
 ENGINES = "engines"
 MAX_MANIFEST_BYTES = 16 * 2**20
+_NPZ_ERRORS = (  # what numpy and zipfile raise for damaged or foreign files
+    AttributeError,
+    EOFError,
+    KeyError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -141,6 +153,15 @@ class Manifest(_Frozen):
             raise ValueError(f"files {sorted(missing)} are used but have no hash")
         return self
 
+    @model_validator(mode="after")
+    def _input_fits_preprocessing(self) -> Manifest:
+        wanted = ("batch", self.preprocessing.height, self.preprocessing.width, 3)
+        shape = self.input.shape
+        fixed = [(have, want) for have, want in zip(shape, wanted) if isinstance(have, int)]
+        if len(shape) != 4 or any(have != want for have, want in fixed[-3:] if want != "batch"):
+            raise ValueError(f"input shape {shape} does not fit the size in preprocessing")
+        return self
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -222,12 +243,16 @@ class Bundle:
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
                 reference = Reference(arrays["images"], arrays["class_maps"], arrays["margins"])
-        except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+        except _NPZ_ERRORS as error:
             raise ArtifactError(f"{REFERENCE} is not readable: {first_line(error)}") from error
         shape = reference.class_maps.shape
         shapes_fit = reference.images.shape == (*shape, 3) and reference.margins.shape == shape
-        if len(shape) != 3 or 0 in shape or not shapes_fit:
+        arrays_found = (reference.images, reference.class_maps, reference.margins)
+        dtypes_fit = [array.dtype for array in arrays_found] == [np.uint8, np.uint8, np.float16]
+        if len(shape) != 3 or 0 in shape or not shapes_fit or not dtypes_fit:
             raise ArtifactError(f"{REFERENCE} has arrays that do not fit together")
+        if not np.isfinite(reference.margins).all():
+            raise ArtifactError(f"{REFERENCE} has margins that are not finite")
         return reference
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +24,9 @@ def sha256_bytes(data: bytes) -> str:
 
 def atomic_write(path: Path, data: bytes) -> None:
     """Replace ``path`` by ``data``; the old content stays until the new one is on disk."""
-    temporary = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    # Shortened, because the name plus our suffix may exceed what a file system allows.
+    unique = f"{os.getpid()}-{threading.get_ident()}"
+    temporary = path.with_name(f".{path.name[:40]}.partial-{unique}")
     try:
         with temporary.open("wb") as file:
             file.write(data)
@@ -44,8 +47,10 @@ def refuse_existing(target: Path, marker: str, *, force: bool) -> None:
         force: the user's ``--force``.
 
     Raises:
-        UsageError: the folder exists and may not be replaced.
+        UsageError: the folder exists and may not be replaced, or has no name of its own.
     """
+    if target.name in ("", ".."):
+        raise UsageError(f"output {show(target)} is no name for a new folder; give one")
     if not target.exists() and not target.is_symlink():
         return
     if not force:

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from edgeseg.errors import InputError, first_line, show
 
@@ -29,6 +31,15 @@ MAX_PIXELS = 100_000_000  # checked on the header, before any pixel is decoded
 _DIRECT_MODES = ("1", "L", "RGB", "CMYK", "YCbCr", "LAB", "P")
 _ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
 _MASK_MODES = ("L", "P", "I", "I;16", "I;16B", "I;16L")
+_UPRIGHT = {  # EXIF orientation -> what puts the picture upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def read_image(source: ImageSource) -> NDArray[np.uint8]:
@@ -68,7 +79,13 @@ def read_mask(path: str | Path) -> NDArray[np.integer[Any]]:
                 f"mask {name} has mode {image.mode}, which looks like a colour picture; "
                 "expected one channel of class ids (modes L, P or I;16)"
             )
-        return np.asarray(_decoded(image, name))
+        if image.mode == "L" and _raw_mode(image) != "L":
+            raise InputError(
+                f"mask {name} stores gray as {_raw_mode(image)}, which decoding would rescale or "
+                "invert; expected 8-bit gray, a palette or 16-bit ids"
+            )
+        with _reading(name):
+            return np.asarray(image)
 
 
 def check_image_array(image: NDArray[Any]) -> NDArray[np.uint8]:
@@ -110,24 +127,48 @@ def _open(source: str | Path | bytes, name: str, formats: tuple[str, ...]) -> Im
     return image
 
 
-def _decoded(image: Image.Image, name: str) -> Image.Image:
+@contextmanager
+def _reading(name: str) -> Iterator[None]:
     try:
-        image.load()
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's parsers raise whatever a damaged file trips them into
         raise InputError(f"file {name} is damaged: {first_line(error)}") from error
-    return image
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """Return how the file stores pixels (``L;4``, ``RGB;16B``), which ``image.mode`` hides."""
+    tiles = getattr(image, "tile", None)
+    if not tiles:
+        return ""
+    arguments = tiles[0][3]
+    return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # a damaged EXIF block says nothing about the pixels
+        return image
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
 def _to_rgb_array(image: Image.Image, name: str) -> NDArray[np.uint8]:
-    frames = getattr(image, "n_frames", 1)
+    with _reading(name):
+        frames, stored = getattr(image, "n_frames", 1), _raw_mode(image)
     if frames > 1 and image.format != "MPO":  # phones write MPO: a JPEG with a preview behind it
         raise InputError(f"image {name} is animated ({frames} frames); give one frame")
-    if image.mode not in _DIRECT_MODES + _ALPHA_MODES:
+    deep = ";16" in stored and not stored.startswith("BGR")  # BMP's BGR;16 has 5 or 6 bits each
+    if deep or image.mode not in _DIRECT_MODES + _ALPHA_MODES:
         raise InputError(
-            f"image {name} has mode {image.mode} (16-bit or float); convert it to 8-bit RGB first"
+            f"image {name} has mode {stored if deep else image.mode} (16-bit or float); convert it to 8-bit RGB first"
         )
-    upright = ImageOps.exif_transpose(_decoded(image, name))
-    if upright.mode in _ALPHA_MODES or "transparency" in upright.info:
-        rgba = upright.convert("RGBA")
-        upright = Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba)
-    return check_image_array(np.array(upright.convert("RGB")))
+    with _reading(name):
+        image.load()
+        upright = _upright(image)
+        if upright.mode in _ALPHA_MODES or "transparency" in upright.info:
+            rgba = upright.convert("RGBA")
+            upright = Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba)
+        pixels = np.array(upright.convert("RGB"))
+    return check_image_array(pixels)

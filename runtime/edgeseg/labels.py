@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Annotated
@@ -101,7 +102,7 @@ def parse_class_table(text: str, name: str) -> tuple[Labels, frozenset[int]]:
         )
     rows: dict[int, tuple[str, Color]] = {}
     void: set[int] = set()
-    for line, row in enumerate(reader, start=2):
+    for line, row in enumerate(_table_rows(reader, name), start=2):
         try:
             class_id = int(row["id"])
             color = (int(row["r"]), int(row["g"]), int(row["b"]))
@@ -116,6 +117,13 @@ def parse_class_table(text: str, name: str) -> tuple[Labels, frozenset[int]]:
         else:
             rows[class_id] = (row["name"], color)
     return _labels_from_rows(rows, name), frozenset(void)
+
+
+def _table_rows(reader: csv.DictReader[str], name: str) -> Iterator[dict[str, str]]:
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise InputError(f"class table {show(name)} is not readable: {error}") from error
 
 
 def _labels_from_rows(rows: dict[int, tuple[str, Color]], name: str) -> Labels:

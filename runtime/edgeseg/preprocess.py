@@ -27,7 +27,7 @@ class Preprocessing(BaseModel):
     The graph computes ``(pixel / 255 - mean) / std`` per RGB channel.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     height: int = Field(ge=1, le=MAX_SIDE)
     width: int = Field(ge=1, le=MAX_SIDE)
@@ -46,7 +46,7 @@ def parse_size(text: str) -> tuple[int, int]:
     parts = text.lower().split("x")
     if len(parts) == 1:
         parts *= 2
-    if len(parts) != 2 or not all(p.isascii() and p.isdigit() for p in parts):
+    if len(parts) != 2 or not all(p.isascii() and p.isdigit() and len(p) < 9 for p in parts):
         raise UsageError(f"size {show(text)} is not HEIGHTxWIDTH, for example 512x512")
     height, width = int(parts[0]), int(parts[1])
     if not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE):

@@ -81,7 +81,8 @@ class Segmentation:
 def palette_image(class_map: NDArray[np.uint8], labels: Labels) -> Image.Image:
     """Return a mode-P image of a uint8 (H, W) class map with the labels' colours; 255 is black."""
     image = Image.fromarray(class_map).convert("L")
-    image.putpalette([channel for color in labels.palette for channel in color])
+    colors = bytes(channel for color in labels.palette for channel in color)
+    image.putpalette(colors.ljust(768, b"\0"))  # all 256: with fewer, PNG would cut high ids off
     return image
 
 

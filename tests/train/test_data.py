@@ -13,7 +13,11 @@ from edgeseg.labels import ade20k_labels
 from edgeseg_train.data import open_source
 from edgeseg_train.data.synthetic import SCENE_CLASSES
 
-TABLE = "id\tname\tr\tg\tb\trole\n0\tsky\t1\t2\t3\tclass\n1\troad\t4\t5\t6\tclass\n9\tvoid\t0\t0\t0\tvoid\n"
+TABLE = """id\tname\tr\tg\tb\trole
+0\tsky\t1\t2\t3\tclass
+1\troad\t4\t5\t6\tclass
+9\tvoid\t0\t0\t0\tvoid
+"""
 
 
 def write_pair(root: Path, split: str, name: str, ids: list[list[int]]) -> None:
