@@ -1,9 +1,8 @@
 """INT8 for CPUs: ONNX Runtime's static quantiser, calibrated on real images.
 
-Which nodes are quantised was chosen by measurement (see export/README.md): activations stay
-8-bit from the first convolution to the last but one. The head stays float, because the class
-map compares its logits and 8-bit logits tie. Transposed convolutions stay float, because
-ONNX Runtime has no 8-bit kernel for them.
+Activations stay 8-bit from the first convolution to the last but one. The head stays float,
+because the class map compares its logits and 8-bit logits tie. Transposed convolutions stay
+float, because ONNX Runtime has no 8-bit kernel for them.
 """
 
 from __future__ import annotations

@@ -155,10 +155,11 @@ class Manifest(_Frozen):
 
     @model_validator(mode="after")
     def _input_fits_preprocessing(self) -> Manifest:
-        wanted = ("batch", self.preprocessing.height, self.preprocessing.width, 3)
-        shape = self.input.shape
-        fixed = [(have, want) for have, want in zip(shape, wanted) if isinstance(have, int)]
-        if len(shape) != 4 or any(have != want for have, want in fixed[-3:] if want != "batch"):
+        shape, wanted = self.input.shape, (self.preprocessing.height, self.preprocessing.width, 3)
+        if len(shape) != 4 or any(
+            isinstance(have, int) and have != want
+            for have, want in zip(shape[1:], wanted, strict=True)
+        ):
             raise ValueError(f"input shape {shape} does not fit the size in preprocessing")
         return self
 

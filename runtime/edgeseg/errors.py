@@ -75,6 +75,11 @@ def show(value: object, limit: int = 200) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
+def one_line(text: str) -> str:
+    """Return ``text`` with control characters escaped: names come from files we do not trust."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def first_line(error: BaseException, limit: int = 300) -> str:
     """Return the first non-empty line of a library's message, for use inside ours."""
     for line in str(error).splitlines():

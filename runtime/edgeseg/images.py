@@ -161,8 +161,9 @@ def _to_rgb_array(image: Image.Image, name: str) -> NDArray[np.uint8]:
         raise InputError(f"image {name} is animated ({frames} frames); give one frame")
     deep = ";16" in stored and not stored.startswith("BGR")  # BMP's BGR;16 has 5 or 6 bits each
     if deep or image.mode not in _DIRECT_MODES + _ALPHA_MODES:
+        mode = stored if deep else image.mode
         raise InputError(
-            f"image {name} has mode {stored if deep else image.mode} (16-bit or float); convert it to 8-bit RGB first"
+            f"image {name} has mode {mode} (16-bit or float); convert it to 8-bit RGB first"
         )
     with _reading(name):
         image.load()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Annotated
@@ -93,8 +92,12 @@ def parse_class_table(text: str, name: str) -> tuple[Labels, frozenset[int]]:
     Raises:
         InputError: a column is missing, a value is no number or the ids have gaps.
     """
-    reader = csv.DictReader(io.StringIO(text), delimiter="\t")
-    missing = {"id", "name", "r", "g", "b"} - set(reader.fieldnames or ())
+    try:
+        reader = csv.DictReader(io.StringIO(text), delimiter="\t")
+        columns, table = reader.fieldnames or (), list(reader)
+    except csv.Error as error:
+        raise InputError(f"class table {show(name)} is not readable: {error}") from error
+    missing = {"id", "name", "r", "g", "b"} - set(columns)
     if missing:
         raise InputError(
             f"class table {show(name)} lacks the columns {sorted(missing)}; "
@@ -102,7 +105,7 @@ def parse_class_table(text: str, name: str) -> tuple[Labels, frozenset[int]]:
         )
     rows: dict[int, tuple[str, Color]] = {}
     void: set[int] = set()
-    for line, row in enumerate(_table_rows(reader, name), start=2):
+    for line, row in enumerate(table, start=2):
         try:
             class_id = int(row["id"])
             color = (int(row["r"]), int(row["g"]), int(row["b"]))
@@ -117,13 +120,6 @@ def parse_class_table(text: str, name: str) -> tuple[Labels, frozenset[int]]:
         else:
             rows[class_id] = (row["name"], color)
     return _labels_from_rows(rows, name), frozenset(void)
-
-
-def _table_rows(reader: csv.DictReader[str], name: str) -> Iterator[dict[str, str]]:
-    try:
-        yield from reader
-    except csv.Error as error:
-        raise InputError(f"class table {show(name)} is not readable: {error}") from error
 
 
 def _labels_from_rows(rows: dict[int, tuple[str, Color]], name: str) -> Labels:

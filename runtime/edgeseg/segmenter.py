@@ -15,7 +15,7 @@ from types import TracebackType
 import numpy as np
 
 from edgeseg.bundle import Bundle
-from edgeseg.errors import UsageError
+from edgeseg.errors import ArtifactError, UsageError
 from edgeseg.images import ImageSource, read_image
 from edgeseg.labels import Labels
 from edgeseg.preprocess import resize_class_map, resize_image
@@ -87,6 +87,11 @@ class Segmenter:
         stack_ms = clock.lap() / len(images)
         class_maps = self.session.infer(stacked)
         compute_ms = clock.lap() / len(images)
+        if (highest := int(class_maps.max())) >= self.labels.num_classes:
+            raise ArtifactError(
+                f"the model answered class {highest}, but its bundle names only "
+                f"{self.labels.num_classes} classes; export the bundle again"
+            )
         results = []
         for i, image in enumerate(decoded):
             class_map = resize_class_map(class_maps[i], *image.shape[:2])

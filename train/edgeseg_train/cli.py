@@ -97,9 +97,8 @@ def _recipe(base: Preset, overrides: dict[str, int | float | None]) -> TrainingC
 
 def _model(base: Preset, source: DataSource, chosen: Mapping[str, object]) -> UNetConfig:
     given = {name: value for name, value in chosen.items() if value is not None}
-    defaults = base.model_dump(include={"features", "norm", "activation", "upsample"})
     try:
-        return UNetConfig(**{**defaults, **given}, num_classes=source.labels.num_classes)
+        return base.unet_config(source.labels.num_classes, **given)
     except ValidationError as error:
         raise UsageError(_first_problem(error)) from error
 

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from edgeseg.files import atomic_write
 from edgeseg.labels import IGNORE_INDEX, Labels
@@ -22,6 +22,8 @@ matplotlib.use("Agg")  # no display is needed to write files
 
 CURVES = "curves.png"
 SAMPLES = "samples.png"
+GAP = 6
+HEADING = 22  # pixels
 
 Row = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]
 
@@ -61,28 +63,25 @@ def write_samples(rows: Sequence[Row], labels: Labels, folder: Path, height: int
         folder: where to write.
         height: of each picture in pixels.
     """
-    gap = 6
-    strips = [_strip(row, labels, height, gap) for row in rows]
-    width = max(strip.width for strip in strips)
-    sheet = Image.new("RGB", (width, len(strips) * (height + gap) - gap), "white")
-    for i, strip in enumerate(strips):
-        sheet.paste(strip, (0, i * (height + gap)))
+    pictures = [_pictures(row, labels, height) for row in rows]
+    cell = max(picture.width for row in pictures for picture in row) + GAP
+    sheet = Image.new("RGB", (3 * cell - GAP, HEADING + len(rows) * (height + GAP)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for column, title in enumerate(("image", "truth", "prediction")):
+        draw.text((column * cell + 2, 2), title, fill="black", font_size=HEADING - 8)
+        for i, row in enumerate(pictures):
+            sheet.paste(row[column], (column * cell, HEADING + i * (height + GAP)))
     save_png(sheet, folder / SAMPLES)
 
 
-def _strip(row: Row, labels: Labels, height: int, gap: int) -> Image.Image:
+def _pictures(row: Row, labels: Labels, height: int) -> tuple[Image.Image, ...]:
     image, truth, prediction = row
-    width = round(height * image.shape[1] / image.shape[0])
+    size = (max(1, round(height * image.shape[1] / image.shape[0])), height)
     shown_truth = palette_image(truth, labels).convert("RGB")
     shown_truth.paste((0, 0, 0), mask=Image.fromarray(truth == IGNORE_INDEX))
-    pictures = (
-        Image.fromarray(image).resize((width, height)),
-        shown_truth.resize((width, height), Image.Resampling.NEAREST),
-        palette_image(prediction, labels)
-        .convert("RGB")
-        .resize((width, height), Image.Resampling.NEAREST),
+    shown_prediction = palette_image(prediction, labels).convert("RGB")
+    return (
+        Image.fromarray(image).resize(size),
+        shown_truth.resize(size, Image.Resampling.NEAREST),
+        shown_prediction.resize(size, Image.Resampling.NEAREST),
     )
-    strip = Image.new("RGB", (3 * width + 2 * gap, height), "white")
-    for i, picture in enumerate(pictures):
-        strip.paste(picture, (i * (width + gap), 0))
-    return strip

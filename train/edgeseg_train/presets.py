@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from edgeseg.errors import UsageError, show
+from edgeseg_train.unet import Activation, Norm, UNetConfig, Upsample
 
 Schedule = Literal["constant", "onecycle"]
 
@@ -35,11 +36,20 @@ class Preset(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     features: tuple[int, ...]
-    norm: Literal["first", "both"]
-    activation: Literal["gelu", "relu"]
-    upsample: Literal["transpose", "pixelshuffle"]
+    norm: Norm
+    activation: Activation
+    upsample: Upsample
     size: tuple[int, int]
     training: TrainingConfig
+
+    def unet_config(self, num_classes: int, **overrides: object) -> UNetConfig:
+        """Return the architecture for a number of classes, with some values replaced.
+
+        Raises:
+            pydantic.ValidationError: a value is out of range.
+        """
+        values = self.model_dump(include={"features", "norm", "activation", "upsample"})
+        return UNetConfig.model_validate({**values, **overrides, "num_classes": num_classes})
 
 
 PRESETS = {
@@ -68,7 +78,7 @@ PRESETS = {
         activation="relu",
         upsample="pixelshuffle",
         size=(96, 96),
-        training=TrainingConfig(epochs=8, batch_size=8, lr=4e-3, schedule="onecycle"),
+        training=TrainingConfig(epochs=6, batch_size=8, lr=4e-3, schedule="onecycle"),
     ),
 }
 

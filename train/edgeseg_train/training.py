@@ -138,7 +138,9 @@ def _write_samples(job: Job, module: SegmentationModule, folder: Path) -> None:
     count = min(SAMPLE_ROWS, len(split.names))
     samples = ResizedSplit(split, (job.preprocessing.height, job.preprocessing.width))
     rows = []
-    for index in (i * len(split.names) // count for i in range(count)):
+    for i in range(count):
+        # Data often repeats with a period (videos, our scene kinds); an extra step avoids it.
+        index = (i * len(split.names) // count + i) % len(split.names)
         sample, image = samples[index], split.image(index)
         logits = network(torch.tensor(sample.image)[None])
         class_map = logits[0].argmax(0).to(torch.uint8).numpy()

@@ -7,8 +7,10 @@ every command and are taken out of the arguments here.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import errno
+import io
 import json
 import os
 import sys
@@ -19,7 +21,14 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 from edgeseg import __version__
-from edgeseg.errors import EdgeSegError, ResourceError, UsageError, first_line, needs_extra
+from edgeseg.errors import (
+    EdgeSegError,
+    ResourceError,
+    UsageError,
+    first_line,
+    needs_extra,
+    one_line,
+)
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -34,6 +43,15 @@ _RESOURCE_ERRNOS = {
     errno.EPERM,
     errno.ENOMEM,
     errno.EMFILE,
+    errno.ENFILE,
+    errno.EIO,
+    errno.EBUSY,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
 }
 
 
@@ -80,22 +98,46 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     own, end, rest = _partition(argv)
     switches = {switch for switch in own if switch in SWITCHES}
     argv = [word for word in own if word not in SWITCHES] + end + rest
+    _prepare_streams()
     try:
         status = _dispatch(argv, as_json="--json" in switches, quiet="--quiet" in switches)
         sys.stdout.flush()
-    except BrokenPipeError:
-        # Python would print a second complaint when it flushes stdout at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = BROKEN_PIPE
     except KeyboardInterrupt as interrupt:
         kept = f": {interrupt}" if str(interrupt) else ""
         print(f"edgeseg: interrupted{kept}", file=sys.stderr)  # noqa: T201 - the error line
         status = INTERRUPTED
+    except BrokenPipeError:
+        _drop_output()
+        status = BROKEN_PIPE
     except Exception as error:
-        if "--debug" in switches:
-            traceback.print_exc()
         status = _report(error, as_json="--json" in switches, debug="--debug" in switches)
     sys.exit(status)
+
+
+def _prepare_streams() -> None:
+    """Let no name make printing fail; a stream that the caller closed becomes the null device."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123 - for good
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _drop_output() -> None:
+    """Send what is still buffered nowhere; Python would complain when it flushes at exit."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # no real stream: nothing to complain about
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _quiet_pillow() -> None:
+    """Keep Pillow's remarks on odd files off stderr: a file is good, or our error says why not."""
+    import logging
+    import warnings
+
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 def _partition(argv: list[str]) -> tuple[list[str], list[str], list[str]]:
@@ -117,16 +159,25 @@ def _dispatch(argv: list[str], *, as_json: bool, quiet: bool) -> int:
     if name not in COMMANDS:
         raise UsageError(_unknown(name))
     command = COMMANDS[name]
+    _quiet_pillow()
     with needs_extra(command.extra):
         app = import_module(command.module).app
-        from edgeseg.cli.output import Output
+        return _invoke(app, name, rest, as_json=as_json, quiet=quiet)
 
-        result = app(
-            args=rest,
-            prog_name=f"edgeseg {name}",
-            standalone_mode=False,
-            obj=Output(as_json=as_json, quiet=quiet),
-        )
+
+def _invoke(app: Any, name: str, arguments: list[str], *, as_json: bool, quiet: bool) -> int:
+    """Run a Typer application; calling it would swallow interrupts and closed pipes."""
+    import typer
+
+    from edgeseg.cli.output import Output
+
+    command = typer.main.get_command(app)
+    output = Output(as_json=as_json, quiet=quiet)
+    try:
+        with command.make_context(f"edgeseg {name}", arguments, obj=output) as context:
+            result = command.invoke(context)
+    except typer.Exit as done:
+        return done.exit_code
     return result if isinstance(result, int) else 0
 
 
@@ -140,11 +191,18 @@ def _unknown(name: str) -> str:
 def _report(error: Exception, *, as_json: bool, debug: bool) -> int:
     message, code = _explain(error)
     kind = type(error).__name__
-    if as_json:
-        document: dict[str, Any] = {"error": {"type": kind, "message": message, "code": code}}
-        print(json.dumps(document))  # noqa: T201 - the command's result
+    document = {"error": {"type": kind, "message": message, "code": code}}
     hint = "" if code != 1 or debug else " (run with --debug for the traceback)"
-    print(f"edgeseg: error: {message}{hint}", file=sys.stderr)  # noqa: T201 - the error line
+    try:
+        if debug:
+            traceback.print_exception(error)
+        print(f"edgeseg: error: {one_line(message)}{hint}", file=sys.stderr)  # noqa: T201 - the error line
+        if as_json:
+            print(json.dumps(document))  # noqa: T201 - the command's result
+        sys.stdout.flush()
+    except OSError as closed:  # nobody reads, or the disk behind a redirection is full
+        _drop_output()
+        return BROKEN_PIPE if isinstance(closed, BrokenPipeError) else code
     return code
 
 

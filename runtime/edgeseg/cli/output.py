@@ -19,6 +19,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from edgeseg.errors import one_line
+
 EPILOG = "Also: --json (one JSON document on stdout), --quiet (errors only), --debug (tracebacks)."
 PIPE_WIDTH = 160  # columns for tables when stdout is no terminal
 
@@ -40,11 +42,11 @@ class Output:
     def note(self, text: str) -> None:
         """Say something about the work, on stderr."""
         if not self.quiet:
-            typer.echo(text, err=True)
+            typer.echo(one_line(text), err=True)
 
     def error(self, text: str) -> None:
         """Say what failed, on stderr, also with ``--quiet``; the command goes on to its result."""
-        typer.echo(f"edgeseg: error: {text}", err=True)
+        typer.echo(f"edgeseg: error: {one_line(text)}", err=True)
 
     def result(self, document: dict[str, Any], text: str | Table | Sequence[str | Table]) -> None:
         """Print the command's result: ``document`` with ``--json``, else ``text``."""
@@ -53,9 +55,13 @@ class Output:
         elif not self.quiet:
             parts = [text] if isinstance(text, str | Table) else text
             width = None if sys.stdout.isatty() else PIPE_WIDTH
-            console = Console(highlight=False, markup=False, width=width, soft_wrap=True)
-            for part in parts:
-                console.print(part)
+            console = Console(
+                highlight=False, markup=False, emoji=False, width=width, soft_wrap=True
+            )
+            with console.capture() as shown:  # printing itself, rich would exit 1 on a closed pipe
+                for part in parts:
+                    console.print(part)
+            typer.echo(shown.get(), nl=False)
 
     @contextmanager
     def progress(self, description: str, total: int) -> Iterator[Callable[[int], None]]:
@@ -81,10 +87,10 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str =
 
     Columns whose name starts with ``>`` are right-aligned; only the last column wraps.
     """
-    grid = Table(box=None, title=title or None, title_justify="left", pad_edge=False)
+    grid = Table(box=None, title=one_line(title) or None, title_justify="left", pad_edge=False)
     for i, name in enumerate(columns):
         side: Literal["left", "right"] = "right" if name.startswith(">") else "left"
         grid.add_column(name.removeprefix(">"), justify=side, no_wrap=i < len(columns) - 1)
     for row in rows:
-        grid.add_row(*(Text(str(cell)) for cell in row))
+        grid.add_row(*(Text(one_line(str(cell))) for cell in row))
     return grid

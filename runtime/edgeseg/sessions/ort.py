@@ -50,7 +50,9 @@ class OrtSession:
         self.backend, self.variant = backend, variant
         self._input, self._outputs = bundle.manifest.input, bundle.manifest.outputs
         model = bundle.read(bundle.variant(variant).file)
-        self._session: Any = _create(model, PROVIDERS[backend], f"{bundle.path}:{variant}")
+        name = f"{bundle.path}:{variant}"
+        self._session: Any = _create(model, PROVIDERS[backend], name)
+        _check_graph(self._session, self._input, self._outputs, name)
 
     def infer(self, images_nhwc_u8: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return class maps uint8 (N, H, W) for images uint8 (N, H, W, 3) RGB.
@@ -111,6 +113,11 @@ def _import() -> Any:
         raise DeviceError(
             f'onnxruntime cannot be imported ({first_line(error)}); run: pip install "edgeseg[cpu]"'
         ) from error
+    if not hasattr(onnxruntime, "InferenceSession"):  # an empty folder is importable, too
+        raise DeviceError(
+            "onnxruntime is damaged, as after uninstalling one of onnxruntime and onnxruntime-gpu; "
+            'uninstall both, then: pip install "edgeseg[cpu]"'
+        )
     return onnxruntime
 
 
@@ -137,3 +144,19 @@ def _create(model: bytes, provider: str, name: str) -> Any:
             "run 'edgeseg doctor'"
         )
     return session
+
+
+def _check_graph(
+    session: Any, wanted: TensorSpec, outputs: tuple[TensorSpec, ...], name: str
+) -> None:
+    """Check that the graph has the tensors that the manifest describes."""
+    types = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}
+    found = {
+        (t.name, t.type, len(t.shape)) for t in [*session.get_inputs(), *session.get_outputs()]
+    }
+    for spec in (wanted, *outputs):
+        if (spec.name, types[spec.dtype], len(spec.shape)) not in found:
+            raise ArtifactError(
+                f"{show(name)} has no tensor {show(spec.name)} of {spec.dtype} {spec.shape}, which "
+                "the manifest promises; export the bundle again"
+            )
