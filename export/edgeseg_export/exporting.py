@@ -120,7 +120,7 @@ def _assemble(run: Path, folder: Path, options: Options, tell: Callable[[str], N
     network = load_network(run, config)
     preprocessing = _preprocessing(config, options)
     source = _source(config, options)
-    tell(f"exporting {run} at {preprocessing.height}x{preprocessing.width}")
+    tell(f"exporting {run.name} at {preprocessing.height}x{preprocessing.width}")
     size = (preprocessing.height, preprocessing.width)
     master = to_onnx(network, *size, output=options.output, dynamic_size=options.dynamic_size)
     files = {"model.fp32.onnx": master}

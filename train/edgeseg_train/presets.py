@@ -78,7 +78,7 @@ PRESETS = {
         activation="relu",
         upsample="pixelshuffle",
         size=(96, 96),
-        training=TrainingConfig(epochs=6, batch_size=8, lr=4e-3, schedule="onecycle"),
+        training=TrainingConfig(epochs=6, batch_size=4, lr=6e-3, schedule="onecycle"),
     ),
 }
 

@@ -1,0 +1,98 @@
+"""Sizes and resizing, against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from edgeseg.errors import UsageError
+from edgeseg.preprocess import Preprocessing, parse_size, resize_class_map, resize_image
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("512x512", (512, 512)), ("48X64", (48, 64)), ("7", (7, 7)), ("1x8192", (1, 8192))],
+)
+def test_a_size_is_height_then_width(text: str, size: tuple[int, int]) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "x", "5x", "x5", "1x2x3", "-1x5", "1.5x2", "0x5", "5x8193", "٣x٣", " 5x5", "1e3", "²"],
+)
+def test_what_is_no_size_is_a_usage_error(text: str) -> None:
+    with pytest.raises(UsageError, match="size "):
+        parse_size(text)
+
+
+def test_a_size_with_thousands_of_digits_is_a_usage_error() -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_size("9" * 5000)
+    assert len(str(caught.value)) < 400
+
+
+def row(*values: int) -> np.ndarray:
+    return np.repeat(np.array([values], np.uint8)[:, :, np.newaxis], 3, axis=2)
+
+
+def test_enlarging_is_bilinear_between_pixel_centres() -> None:
+    # Centres of 4 pixels over 2 lie at -0.25, 0.25, 0.75, 1.25: weights 0, 1/4, 3/4, 1.
+    assert resize_image(row(0, 200), 1, 4)[0, :, 0].tolist() == [0, 50, 150, 200]
+
+
+def test_shrinking_is_antialiased() -> None:
+    # A triangle of half-width 2 around x=1 weighs the centres 0.5, 1.5, 2.5 as 3:3:1, and
+    # around x=3 the centres 1.5, 2.5, 3.5 as 1:3:3.
+    shrunk = resize_image(row(70, 140, 210, 0), 1, 2)[0, :, 0].tolist()
+    assert shrunk == [round((3 * 70 + 3 * 140 + 210) / 7), round((140 + 3 * 210 + 0) / 7)]
+
+
+def test_height_and_width_are_not_swapped() -> None:
+    image = np.zeros((6, 10, 3), np.uint8)
+    image[:3] = 255
+    resized = resize_image(image, 4, 5)
+    assert resized.shape == (4, 5, 3)
+    assert resized.dtype == np.uint8
+    assert resized[0].min() == 255
+    assert resized[-1].max() == 0
+
+
+def test_channels_are_resized_independently() -> None:
+    image = np.zeros((4, 4, 3), np.uint8)
+    image[..., 1], image[..., 2] = 90, 200
+    assert np.unique(resize_image(image, 9, 3).reshape(-1, 3), axis=0).tolist() == [[0, 90, 200]]
+
+
+def test_the_right_size_is_returned_unchanged() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    assert np.array_equal(resize_image(image, 5, 7), image)
+
+
+@pytest.mark.parametrize(("height", "width"), [(5, 8), (3, 4), (16, 2), (1, 1), (7, 6)])
+def test_class_maps_take_the_nearest_id_and_never_mix(height: int, width: int) -> None:
+    class_map = np.random.default_rng(1).integers(0, 256, (7, 6), dtype=np.uint8)
+    resized = resize_class_map(class_map, height, width)
+    rows = [int((i + 0.5) * 7 / height) for i in range(height)]
+    columns = [int((j + 0.5) * 6 / width) for j in range(width)]
+    assert np.array_equal(resized, class_map[np.ix_(rows, columns)])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"height": 0},
+        {"width": 8193},
+        {"resize": "crop"},
+        {"interpolation": "nearest"},
+        {"mean": (0.5, 0.5)},
+        {"mean": (float("nan"), 0.5, 0.5)},
+        {"std": (float("inf"), 0.5, 0.5)},
+        {"crop": True},
+    ],
+)
+def test_unknown_preprocessing_is_refused(wrong: dict[str, object]) -> None:
+    assert Preprocessing(height=4, width=4).resize == "stretch"
+    with pytest.raises(ValidationError):
+        Preprocessing.model_validate({"height": 4, "width": 4, **wrong})
