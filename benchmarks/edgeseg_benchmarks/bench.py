@@ -38,7 +38,7 @@ from edgeseg_benchmarks.report import (
     markdown,
 )
 from edgeseg_benchmarks.torch_session import TORCH, TorchSession
-from edgeseg_train.data import Split, open_source
+from edgeseg_train.data import Split, evenly_spaced, open_source
 
 LATENCY_PICTURES = 64
 NOISY_COV_PCT = 25.0
@@ -86,10 +86,10 @@ def bench(plan: Plan, out: Path, output: Output, *, force: bool = False) -> Repo
         bundle = Bundle.open(plan.bundle)
         split = _split(plan, bundle)
         segmenters = _segmenters(plan, bundle)
-        indices = _spread(len(split.names), plan.images or len(split.names))
+        indices = evenly_spaced(len(split.names), plan.images or len(split.names))
         with output.progress("accuracy", len(indices)) as advance:
             accuracies = measure_accuracy(segmenters, split, indices, advance)
-        pictures = [split.encoded(i) for i in _spread(len(split.names), LATENCY_PICTURES)]
+        pictures = [split.encoded(i) for i in evenly_spaced(len(split.names), LATENCY_PICTURES)]
         output.note(f"accuracy measured on {len(indices)} images; measuring latency")
         samples = measure_latency(segmenters, pictures, MODES[plan.mode], output.note)
         rows = _rows(bundle, segmenters, accuracies, samples)
@@ -107,11 +107,6 @@ def _split(plan: Plan, bundle: Bundle) -> Split:
     if source.labels.names != bundle.manifest.labels.names:
         raise InputError(f"data {show(plan.data)} has other classes than the bundle")
     return source.split("val")
-
-
-def _spread(total: int, count: int) -> list[int]:
-    count = min(total, count)
-    return [i * total // count for i in range(count)]
 
 
 def _segmenters(plan: Plan, bundle: Bundle) -> list[Segmenter]:

@@ -25,7 +25,8 @@ from edgeseg_benchmarks.bench import Plan, bench
 from edgeseg_benchmarks.cli import show_report
 from edgeseg_benchmarks.report import Report
 from edgeseg_benchmarks.torch_session import TORCH
-from edgeseg_export.exporting import FP32, INT8_CPU, export
+from edgeseg_export.describe import FP32, INT8_CPU
+from edgeseg_export.exporting import export
 from edgeseg_train.cli import epoch_line
 from edgeseg_train.data import open_source
 from edgeseg_train.presets import preset

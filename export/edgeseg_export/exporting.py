@@ -7,47 +7,30 @@ measured against PyTorch. What fails a gate is left as ``NAME.rejected``; the ol
 from __future__ import annotations
 
 import io
-import platform
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
-import onnx
-import torch
 from numpy.typing import NDArray
-from torch.utils.flop_counter import FlopCounterMode
 
-import edgeseg
-from edgeseg.bundle import (
-    MANIFEST,
-    REFERENCE,
-    Bundle,
-    Calibration,
-    FileEntry,
-    Manifest,
-    ModelInfo,
-    Parity,
-    Reference,
-    Variant,
-    write_manifest_bytes,
-)
+from edgeseg.bundle import Bundle, Reference
 from edgeseg.errors import GateFailed, InputError, UsageError, show
-from edgeseg.files import atomic_write, replace_folder, sha256_bytes, staged_folder
+from edgeseg.files import atomic_write, replace_folder, staged_folder
+from edgeseg.manifest import MANIFEST, REFERENCE, Calibration, Manifest, write_manifest_bytes
 from edgeseg.preprocess import Preprocessing, resize_image
 from edgeseg.sessions import open_session
-from edgeseg_export.graph import OutputKind, tensor_specs, to_onnx
+from edgeseg_export.describe import FP32, INT8_CPU, draft_manifest
+from edgeseg_export.graph import OutputKind, to_onnx
 from edgeseg_export.int8 import describe_calibration, quantise_for_cpu
 from edgeseg_export.parity import DEFAULT_GATES, Evaluation, Gates, evaluate_torch, measure
-from edgeseg_train.data import DataSource, Split, open_source
+from edgeseg_train.data import DataSource, Split, evenly_spaced, open_source
 from edgeseg_train.run_folder import RunConfig, load_network, read_config
-from edgeseg_train.unet import SegmentationNetwork, count_parameters
+from edgeseg_train.unet import SegmentationNetwork
 
 PARITY_IMAGES = 64  # measured against PyTorch, evenly spaced over the validation images
 REFERENCE_IMAGES = 8  # of these, shipped in the bundle
-FP32, INT8_CPU = "fp32", "int8-cpu"
 
 Precision = Literal["fp32", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -134,7 +117,15 @@ def _assemble(run: Path, folder: Path, options: Options, tell: Callable[[str], N
     files[REFERENCE] = _reference_bytes(evaluation.reference)
     for name, data in files.items():
         atomic_write(folder / name, data)
-    draft = _manifest(config, network, preprocessing, options, calibrations, files)
+    draft = draft_manifest(
+        config,
+        network,
+        preprocessing,
+        options.output,
+        options.dynamic_size,
+        calibrations,
+        files,
+    )
     manifest = _measured(folder, draft, evaluation, options, tell)
     atomic_write(folder / MANIFEST, write_manifest_bytes(manifest))
     return manifest
@@ -167,13 +158,8 @@ def _pick(
     split: Split, size: tuple[int, int], count: int
 ) -> tuple[list[str], list[NDArray[np.uint8]]]:
     """Return names and preprocessed images of up to ``count`` samples, evenly spaced."""
-    indices = _spread(len(split.names), count)
+    indices = evenly_spaced(len(split.names), count)
     return [split.names[i] for i in indices], [resize_image(split.image(i), *size) for i in indices]
-
-
-def _spread(total: int, count: int) -> list[int]:
-    count = min(total, count)
-    return [i * total // count for i in range(count)]
 
 
 def _evaluation(
@@ -181,12 +167,12 @@ def _evaluation(
 ) -> Evaluation:
     split = source.split("val")
     _, images = _pick(split, size, PARITY_IMAGES)
-    truths = [split.mask(i) for i in _spread(len(split.names), PARITY_IMAGES)]
+    truths = [split.mask(i) for i in evenly_spaced(len(split.names), PARITY_IMAGES)]
     return evaluate_torch(network, np.stack(images), truths)
 
 
 def _reference_bytes(reference: Reference) -> bytes:
-    chosen = _spread(len(reference.images), REFERENCE_IMAGES)
+    chosen = evenly_spaced(len(reference.images), REFERENCE_IMAGES)
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer,
@@ -195,71 +181,6 @@ def _reference_bytes(reference: Reference) -> bytes:
         margins=reference.margins[chosen],
     )
     return buffer.getvalue()
-
-
-def _manifest(
-    config: RunConfig,
-    network: SegmentationNetwork,
-    preprocessing: Preprocessing,
-    options: Options,
-    calibrations: dict[str, Calibration | None],
-    files: dict[str, bytes],
-) -> Manifest:
-    """Return the manifest with placeholders for parity, which is measured on the opened bundle."""
-    size = (preprocessing.height, preprocessing.width)
-    image, outputs = tensor_specs(
-        *size,
-        config.model.num_classes,
-        output=options.output,
-        dynamic_size=options.dynamic_size,
-    )
-    return Manifest(
-        schema_version=1,
-        model=ModelInfo(
-            name="unet",
-            parameters=count_parameters(network.unet),
-            gflops=_gflops(network, size),
-            size_multiple=config.model.size_multiple,
-            config=config.model.model_dump(mode="json"),
-        ),
-        labels=config.labels,
-        preprocessing=preprocessing,
-        dynamic_size=options.dynamic_size,
-        input=image,
-        outputs=outputs,
-        variants={
-            name: _variant(name, files[f"model.{name}.onnx"], calibration)
-            for name, calibration in calibrations.items()
-        },
-        files={
-            name: FileEntry(sha256=sha256_bytes(data), bytes=len(data))
-            for name, data in files.items()
-        },
-        toolchain=_toolchain(),
-    )
-
-
-_UNMEASURED = Parity(
-    images=1,
-    agreement=0,
-    min_agreement=0,
-    max_flip_margin=0,
-    torch_miou=0,
-    miou=0,
-    max_miou_drop=0,
-)
-
-
-def _variant(name: str, model: bytes, calibration: Calibration | None) -> Variant:
-    opsets = {entry.domain: entry.version for entry in onnx.load_from_string(model).opset_import}
-    return Variant(
-        file=f"model.{name}.onnx",
-        precision="fp32" if name == FP32 else "int8",
-        target="any" if name == FP32 else "cpu",
-        opset=opsets[""],
-        calibration=calibration,
-        parity=_UNMEASURED,
-    )
 
 
 def _measured(
@@ -282,20 +203,3 @@ def _measured(
         tell(f"{name}: {parity.agreement:.4%} of pixels as PyTorch on {parity.images} images")
         variants[name] = variant.model_copy(update={"parity": parity})
     return draft.model_copy(update={"variants": variants})
-
-
-def _gflops(network: SegmentationNetwork, size: tuple[int, int]) -> float:
-    """Count 2 operations per multiply-add of one forward pass at ``size``."""
-    counter = FlopCounterMode(display=False)
-    with counter, torch.inference_mode():
-        network(torch.zeros((1, *size, 3), dtype=torch.uint8))
-    return float(round(counter.get_total_flops() / 1e9, 4))
-
-
-def _toolchain() -> dict[str, str]:
-    packages = ("torch", "onnx", "onnxruntime", "onnxslim")
-    return {
-        "edgeseg": edgeseg.__version__,
-        "python": platform.python_version(),
-        **{name: metadata.version(name) for name in packages},
-    }

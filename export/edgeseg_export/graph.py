@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from edgeseg.bundle import TensorSpec
 from edgeseg.errors import ArtifactError, first_line
+from edgeseg.manifest import TensorSpec
 from edgeseg_train.unet import SegmentationNetwork
 
 OPSET = 20

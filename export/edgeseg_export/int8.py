@@ -26,8 +26,8 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 
-from edgeseg.bundle import Calibration
 from edgeseg.errors import InputError
+from edgeseg.manifest import Calibration
 from edgeseg_export.graph import INPUT, checked_bytes
 
 QUANTISED_OPS = ("Concat", "Conv", "DepthToSpace", "MaxPool", "Relu")

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgeseg.bundle import Parity, Reference
+from edgeseg.bundle import Reference
 from edgeseg.errors import InputError
+from edgeseg.manifest import Parity
 from edgeseg.metrics import ConfusionMatrix
 from edgeseg.preprocess import resize_class_map
 from edgeseg.sessions import Session

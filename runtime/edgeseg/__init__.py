@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from edgeseg.bundle import Bundle, Manifest
+    from edgeseg.bundle import Bundle
     from edgeseg.errors import (
         ArtifactError,
         DeviceError,
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         ResourceError,
         UsageError,
     )
+    from edgeseg.manifest import Manifest
     from edgeseg.segmentation import Segmentation
     from edgeseg.segmenter import Segmenter
 
@@ -39,7 +40,7 @@ _HOME = {
     "EdgeSegError": "edgeseg.errors",
     "GateFailed": "edgeseg.errors",
     "InputError": "edgeseg.errors",
-    "Manifest": "edgeseg.bundle",
+    "Manifest": "edgeseg.manifest",
     "MeasurementInvalid": "edgeseg.errors",
     "ResourceError": "edgeseg.errors",
     "Segmentation": "edgeseg.segmentation",

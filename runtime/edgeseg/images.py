@@ -58,6 +58,11 @@ def read_image(source: ImageSource) -> NDArray[np.uint8]:
         return check_image_array(source)
     if isinstance(source, Image.Image):
         return _to_rgb_array(source, "PIL image")
+    if not isinstance(source, str | Path | bytes):
+        raise InputError(
+            f"cannot read an image from {type(source).__name__}; "
+            "give a path, bytes, a PIL image or a uint8 (H, W, 3) array"
+        )
     name = f"image of {len(source)} bytes" if isinstance(source, bytes) else show(str(source))
     with _open(source, name, IMAGE_FORMATS) as image:
         return _to_rgb_array(image, name)
@@ -74,6 +79,10 @@ def read_mask(path: str | Path) -> NDArray[np.integer[Any]]:
     """
     name = show(str(path))
     with _open(path, name, MASK_FORMATS) as image:
+        with _reading(name):
+            frames = getattr(image, "n_frames", 1)
+        if frames > 1:
+            raise InputError(f"mask {name} has {frames} frames; expected one")
         if image.mode not in _MASK_MODES:
             raise InputError(
                 f"mask {name} has mode {image.mode}, which looks like a colour picture; "

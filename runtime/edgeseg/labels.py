@@ -13,8 +13,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from edgeseg.documents import first_problem
 from edgeseg.errors import InputError, show
 
 IGNORE_INDEX = 255
@@ -37,6 +38,8 @@ class Labels(BaseModel):
     def _one_color_per_name(self) -> Labels:
         if len(self.names) != len(self.palette):
             raise ValueError(f"{len(self.names)} names but {len(self.palette)} colours")
+        if len(set(self.names)) != len(self.names):
+            raise ValueError("two classes have the same name")
         return self
 
     @property
@@ -131,5 +134,6 @@ def _labels_from_rows(rows: dict[int, tuple[str, Color]], name: str) -> Labels:
     ordered = [rows[i] for i in range(len(rows))]
     try:
         return Labels(names=tuple(r[0] for r in ordered), palette=tuple(r[1] for r in ordered))
-    except ValueError as error:
-        raise InputError(f"class table {show(name)}: colours must be 0..255") from error
+    except ValidationError as error:
+        where, what = first_problem(error)
+        raise InputError(f"class table {show(name)}: {where}: {what}") from error

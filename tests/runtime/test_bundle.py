@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from edgeseg.bundle import Bundle, Manifest, Parity, write_manifest_bytes
+from edgeseg.bundle import Bundle
 from edgeseg.errors import ArtifactError, UsageError
+from edgeseg.manifest import Manifest, Parity, write_manifest_bytes
 
 FILES = ("model.fp32.onnx", "model.int8-cpu.onnx", "reference.npz")
 Edit = Callable[[Callable[[dict[str, Any]], object]], None]
@@ -251,7 +252,7 @@ def test_a_wrong_value_is_refused_and_named(
     bundle: Path, edit_manifest: Edit, edit: Callable[[dict[str, Any]], object], where: str
 ) -> None:
     edit_manifest(edit)
-    refused(bundle, f"is not a manifest this version reads .*{where}")
+    refused(bundle, f"is not a manifest this version reads: .*{where}")
 
 
 @pytest.mark.parametrize(

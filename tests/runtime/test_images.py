@@ -508,3 +508,16 @@ def test_only_our_errors_come_out_of_damaged_files(kind: str) -> None:
             assert pixels.ndim == 3
     assert len(messages) > 50
     assert not any("\n" in message for message in messages)
+
+
+def test_a_mask_with_several_pages_is_refused(tmp_path: Path) -> None:
+    page = Image.new("L", (4, 4), 1)
+    page.save(tmp_path / "mask.tif", save_all=True, append_images=[page])
+    with pytest.raises(InputError, match="2 frames"):
+        read_mask(tmp_path / "mask.tif")
+
+
+@pytest.mark.parametrize("source", [None, 7, bytearray(b"x"), ["a.png"]])
+def test_other_kinds_of_sources_are_input_errors(source: object) -> None:
+    with pytest.raises(InputError, match="give a path, bytes"):
+        read_image(source)  # type: ignore[arg-type]

@@ -119,7 +119,10 @@ def test_void_ids_are_no_classes() -> None:
         (TABLE + "1\tagain\t0\t0\t0\n", "line 4: id 1 appears twice"),
         (TABLE + "x\tletter\t0\t0\t0\n", "line 4: id, r, g, b must be numbers"),
         (TABLE + "2\tshort\t0\n", "line 4: id, r, g, b must be numbers"),
-        (TABLE + "2\tbright\t0\t0\t300\n", "colours must be 0..255"),
+        (
+            TABLE + "2\tbright\t0\t0\t300\n",
+            "palette.2.2: Input should be less than or equal to 255",
+        ),
         (TABLE + "2\t" + "n" * 200_000 + "\t0\t0\t0\n", "is not readable"),
     ],
 )
@@ -147,3 +150,8 @@ def test_a_missing_table_and_a_binary_one_are_input_errors(tmp_path: Path) -> No
     (tmp_path / "binary.tsv").write_bytes(bytes(range(256)))
     with pytest.raises(InputError, match="cannot read class table"):
         read_class_table(tmp_path / "binary.tsv")
+
+
+def test_two_classes_of_one_name_are_refused() -> None:
+    with pytest.raises(InputError, match="same name"):
+        parse_class_table("id\tname\tr\tg\tb\n0\ta\t0\t0\t0\n1\ta\t1\t1\t1\n", "classes.tsv")

@@ -102,7 +102,7 @@ def test_a_missing_folder_and_an_empty_one_are_errors(tmp_path: Path) -> None:
         ("id\tname\tr\tg\tb\n0\tsky\t1\t2\tx\n", "line 2"),
         ("id\tname\tr\tg\tb\n0\ta\t1\t2\t3\n0\tb\t1\t2\t3\n", "twice"),
         ("id\tname\tr\tg\tb\n0\ta\t1\t2\t3\n2\tb\t1\t2\t3\n", "without gaps"),
-        ("id\tname\tr\tg\tb\n0\ta\t1\t2\t300\n", "0..255"),
+        ("id\tname\tr\tg\tb\n0\ta\t1\t2\t300\n", "palette.0.2: .*255"),
     ],
 )
 def test_a_faulty_class_table_is_an_error(root: Path, table: str, message: str) -> None:

@@ -11,6 +11,7 @@ import typer
 from pydantic import ValidationError
 
 from edgeseg.cli.output import Output, command_app
+from edgeseg.documents import first_problem
 from edgeseg.errors import UsageError, show
 from edgeseg.files import refuse_existing
 from edgeseg.preprocess import Preprocessing, parse_size
@@ -92,7 +93,7 @@ def _recipe(base: Preset, overrides: dict[str, int | float | None]) -> TrainingC
     try:
         return TrainingConfig.model_validate({**base.training.model_dump(), **given})
     except ValidationError as error:
-        raise UsageError(_first_problem(error)) from error
+        raise _usage_error(error) from error
 
 
 def _model(base: Preset, source: DataSource, chosen: Mapping[str, object]) -> UNetConfig:
@@ -100,7 +101,7 @@ def _model(base: Preset, source: DataSource, chosen: Mapping[str, object]) -> UN
     try:
         return base.unet_config(source.labels.num_classes, **given)
     except ValidationError as error:
-        raise UsageError(_first_problem(error)) from error
+        raise _usage_error(error) from error
 
 
 def _features(text: str) -> tuple[int, ...]:
@@ -110,10 +111,9 @@ def _features(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in parts)
 
 
-def _first_problem(error: ValidationError) -> str:
-    problem = error.errors(include_url=False)[0]
-    where = "--" + str(problem["loc"][0]).replace("_", "-")
-    return f"{where}: {problem['msg']} (got {show(problem['input'])})"
+def _usage_error(error: ValidationError) -> UsageError:
+    where, what = first_problem(error)
+    return UsageError(f"--{where.partition('.')[0].replace('_', '-')}: {what}")
 
 
 def _plan(job: Job) -> str:

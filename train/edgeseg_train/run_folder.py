@@ -9,10 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError
 from safetensors.torch import load
 
+from edgeseg.documents import read_document
 from edgeseg.errors import ArtifactError, first_line, show
 from edgeseg.labels import Labels
 from edgeseg.preprocess import Preprocessing
@@ -71,14 +72,7 @@ def read_config(run: Path) -> RunConfig:
     if not path.is_file():
         found = "does not exist" if not run.exists() else f"has no {CONFIG}"
         raise ArtifactError(f"run folder {show(run)} {found}; expected what 'edgeseg train' wrote")
-    try:
-        return RunConfig.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise ArtifactError(f"cannot read {show(path)}: {error.strerror}") from error
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in problem["loc"]) or "the document"
-        raise ArtifactError(f"{show(path)}: {where}: {problem['msg']}") from error
+    return read_document(path, RunConfig, "run configuration")
 
 
 def load_network(run: Path, config: RunConfig) -> SegmentationNetwork:

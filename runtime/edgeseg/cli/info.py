@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import typer
 
-from edgeseg.bundle import Bundle, Parity
+from edgeseg.bundle import Bundle
 from edgeseg.cli.output import command_app, table
 from edgeseg.cli.run import BundleArgument
+from edgeseg.manifest import Parity
 
 
 def main(ctx: typer.Context, bundle: BundleArgument) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,8 +10,9 @@ import typer
 
 from edgeseg.bundle import Bundle
 from edgeseg.cli.output import Output, command_app
-from edgeseg.errors import InputError, UsageError, show
-from edgeseg.images import IMAGE_SUFFIXES, read_image
+from edgeseg.cli.targets import expand_sources, overlay_path, plan_targets
+from edgeseg.errors import InputError
+from edgeseg.images import read_image
 from edgeseg.preprocess import parse_size
 from edgeseg.segmentation import Segmentation, save_png
 from edgeseg.segmenter import Segmenter
@@ -47,7 +47,7 @@ def main(
     """
     opened = Bundle.open(bundle)
     choice = choose(opened, backend, variant)
-    targets = _targets(_expand(sources), out, overlay=overlay, force=force)
+    targets = plan_targets(expand_sources(sources), out, overlay=overlay, force=force)
     wanted = parse_size(size) if size else None
     output: Output = ctx.obj
     output.note(f"{choice.variant} on {choice.backend} ({choice.why})")
@@ -75,68 +75,6 @@ def main(
     for entry in failed:
         output.error(entry["error"])
     return InputError.exit_code if failed else 0
-
-
-def _expand(sources: list[str]) -> list[Path]:
-    """Turn files, folders and patterns into a list of image files, sorted within each source."""
-    found: list[Path] = []
-    for source in sources:
-        path = Path(source)
-        if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if _is_picture_name(p))
-            if not inside:
-                raise InputError(f"folder {show(source)} has no images")
-            found += inside
-        elif path.exists() or not glob.has_magic(source):
-            found.append(path)  # a missing file is reported like any unreadable one
-        else:
-            matches = [Path(match) for match in glob.glob(source, recursive=True)]  # noqa: PTH207 - patterns may be absolute
-            files = sorted(match for match in matches if match.is_file())
-            if not files:
-                raise InputError(f"pattern {show(source)} matches no file")
-            found += files
-    if len(found) == 1 and not found[0].exists():
-        raise InputError(f"file {show(found[0])} does not exist")
-    return list(dict.fromkeys(found))
-
-
-def _is_picture_name(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir()
-
-
-def _targets(
-    images: list[Path], out: Path, *, overlay: bool, force: bool
-) -> list[tuple[Path, Path]]:
-    """Pair each image with its mask's path; refuse collisions before any work is done."""
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"output {show(out)} is a file; expected a folder for the masks")
-    targets: dict[Path, Path] = {}
-    inputs = {image.resolve(): image for image in images}
-    for image in images:
-        target = out / f"{image.stem}.png"
-        if target in targets:
-            raise UsageError(
-                f"{show(image)} and {show(targets[target])} would both be written to {show(target)}"
-            )
-        targets[target] = image
-    overlays = [_overlay_path(target) for target in targets] if overlay else []
-    if twice := targets.keys() & set(overlays):
-        raise UsageError(
-            f"a mask and an overlay would both be written to {show(min(twice))}; rename that image"
-        )
-    for path in [*targets, *overlays]:
-        if clash := inputs.get(path.resolve()):
-            raise UsageError(f"{show(clash)} would be overwritten; choose another --out")
-        if path.is_dir():
-            raise UsageError(f"output {show(path)} is a folder; expected a place for a mask")
-    existing = [path for path in [*targets, *overlays] if path.exists()]
-    if existing and not force:
-        raise UsageError(f"output {show(existing[0])} exists already; add --force to overwrite")
-    return [(image, target) for target, image in targets.items()]
-
-
-def _overlay_path(target: Path) -> Path:
-    return target.with_name(f"{target.stem}.overlay.png")
 
 
 def _segment_all(
@@ -175,7 +113,7 @@ def _segment_chunk(
 def _write(result: Segmentation, target: Path, *, overlay: bool) -> None:
     result.save(target)
     if overlay:
-        save_png(result.overlay(), _overlay_path(target))
+        save_png(result.overlay(), overlay_path(target))
 
 
 app = command_app(main)

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeseg.bundle import Bundle, TensorSpec
+from edgeseg.bundle import Bundle
 from edgeseg.cpu import cpu_threads
 from edgeseg.errors import ArtifactError, DeviceError, InputError, ResourceError, first_line, show
+from edgeseg.manifest import TensorSpec
 
 PROVIDERS = {
     "ort:cpu": "CPUExecutionProvider",
@@ -95,11 +96,7 @@ def check_input(images: NDArray[Any], spec: TensorSpec) -> None:
     Raises:
         InputError: dtype, rank or a fixed dimension differs, or a dimension is 0.
     """
-    fits = images.dtype == np.uint8 and images.ndim == len(spec.shape) and images.size > 0
-    if not fits or any(
-        isinstance(want, int) and want != have
-        for want, have in zip(spec.shape, images.shape, strict=True)
-    ):
+    if images.dtype != np.uint8 or not spec.fits(images.shape) or images.size == 0:
         raise InputError(
             f"model input {show(spec.name)} got shape {images.shape} and dtype {images.dtype}; "
             f"expected uint8 {spec.shape}"

@@ -57,6 +57,12 @@ class DataSource:
         return self.splits[name]
 
 
+def evenly_spaced(total: int, count: int) -> list[int]:
+    """Return up to ``count`` indices spread over 0 .. total - 1."""
+    count = min(total, count)
+    return [i * total // count for i in range(count)]
+
+
 def open_source(spec: str) -> DataSource:
     """Open a data set by its name on the command line.
 
