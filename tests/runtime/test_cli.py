@@ -799,13 +799,13 @@ def test_a_corrupt_bundle_writes_nothing(edgeseg: Cli, bundle: Path, pictures: P
 
 
 def test_an_empty_source_is_refused_and_masks_never_go_into_a_bundle(
-    bundle: Path, tmp_path: Path, cli: Cli
+    bundle: Path, tmp_path: Path, edgeseg: Cli
 ) -> None:
     picture = tmp_path / "a.png"
     Image.new("RGB", (8, 8)).save(picture)
     before = names(bundle)
-    done = cli("run", str(bundle), "", "--out", str(tmp_path / "masks"))
+    done = edgeseg("run", str(bundle), "", "--out", str(tmp_path / "masks"))
     assert (done.code, "empty" in done.error_line) == (2, True)
-    done = cli("run", str(bundle), str(picture), "--out", str(bundle))
+    done = edgeseg("run", str(bundle), str(picture), "--out", str(bundle))
     assert (done.code, "is a bundle" in done.error_line) == (2, True)
     assert names(bundle) == before
