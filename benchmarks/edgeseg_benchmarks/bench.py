@@ -37,9 +37,9 @@ from edgeseg_benchmarks.report import (
     Row,
     markdown,
 )
-from edgeseg_benchmarks.torch_session import TORCH, TorchSession
 from edgeseg_train.data import Split, evenly_spaced, open_source
 
+TORCH = "torch"
 LATENCY_PICTURES = 64
 NOISY_COV_PCT = 25.0
 NOISY_DRIFT_PCT = 10.0
@@ -116,6 +116,8 @@ def _segmenters(plan: Plan, bundle: Bundle) -> list[Segmenter]:
         if backend == TORCH:
             if plan.run is None:
                 raise UsageError("backend torch needs --run RUN, the folder the bundle came from")
+            from edgeseg_benchmarks.torch_session import TorchSession  # a device has no torch
+
             sessions.append(TorchSession(plan.run, bundle))
         else:
             variants = plan.variants or variants_for(bundle, backend)

@@ -21,10 +21,9 @@ from edgeseg.segmentation import save_png
 from edgeseg.segmenter import Segmenter
 from edgeseg.sessions import open_session
 from edgeseg.verify import verify
-from edgeseg_benchmarks.bench import Plan, bench
+from edgeseg_benchmarks.bench import TORCH, Plan, bench
 from edgeseg_benchmarks.cli import show_report
 from edgeseg_benchmarks.report import Report
-from edgeseg_benchmarks.torch_session import TORCH
 from edgeseg_export.describe import FP32, INT8_CPU
 from edgeseg_export.exporting import export
 from edgeseg_train.cli import epoch_line

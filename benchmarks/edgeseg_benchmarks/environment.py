@@ -21,7 +21,8 @@ def system_facts() -> Facts:
         "logical_cores": os.cpu_count(),
         "usable_threads": cpu_threads(),
         "ram_mib": _ram_mib(),
-        "os": platform.platform(),
+        "os": _os_name(),
+        "kernel": platform.release().partition("-")[0],
         "load_1min": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     }
 
@@ -40,6 +41,13 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+def _os_name() -> str:
+    try:
+        return platform.freedesktop_os_release()["PRETTY_NAME"]
+    except (OSError, KeyError):
+        return platform.system()
 
 
 def _cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str | None:

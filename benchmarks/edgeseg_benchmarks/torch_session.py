@@ -13,13 +13,11 @@ from edgeseg.cpu import cpu_threads
 from edgeseg.errors import ArtifactError, DeviceError, show
 from edgeseg_train.run_folder import load_network, read_config
 
-TORCH = "torch"
-
 
 class TorchSession:
     """Eager PyTorch in FP32, channels_last, inference mode; on the GPU where there is one."""
 
-    backend = TORCH
+    backend = "torch"
     variant = "fp32"
 
     def __init__(self, run: Path, bundle: Bundle) -> None:

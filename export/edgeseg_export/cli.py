@@ -35,7 +35,9 @@ def main(
     calibration: Annotated[
         str | None, typer.Option(help="Data for calibration and parity; default: the run's.")
     ] = None,
-    calibration_images: Annotated[int, typer.Option(min=1)] = 100,
+    calibration_images: Annotated[
+        int, typer.Option(min=1, help="At most so many train images calibrate int8.")
+    ] = 100,
     max_miou_drop: Annotated[
         float | None, typer.Option(min=0, max=1, help="Gate; default: fp32 0.001, int8 0.02.")
     ] = None,

@@ -55,9 +55,10 @@ def test_without_a_working_onnxruntime_every_backend_has_a_fix(
     monkeypatch.setitem(sys.modules, "onnxruntime", module)
     found = doctor.diagnose()
     assert set(found.backends) == set(BACKENDS)
-    for problem in found.backends.values():
+    for backend, problem in found.backends.items():
+        extra = "cpu" if backend == "ort:cpu" else "gpu"
         assert problem is not None
-        assert 'pip install "edgeseg[cpu]"' in problem
+        assert f'pip install "edgeseg[{extra}]"' in problem
 
 
 def test_both_onnxruntimes_at_once_are_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -162,10 +162,11 @@ def test_a_missing_onnxruntime_is_an_error_with_the_pip_line(
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     for backend in ("auto", *BACKENDS):
-        with pytest.raises(DeviceError, match=r'pip install "edgeseg\[cpu\]"'):
+        extra = "cpu" if backend in ("auto", "ort:cpu") else "gpu"
+        with pytest.raises(DeviceError, match=rf'pip install "edgeseg\[{extra}\]"'):
             open_session(opened, backend, "fp32")
         if backend != "auto":
-            assert 'pip install "edgeseg[cpu]"' in str(ort.problem(backend))
+            assert f'pip install "edgeseg[{extra}]"' in str(ort.problem(backend))
 
 
 def test_an_onnxruntime_without_its_files_is_an_error_that_says_so(

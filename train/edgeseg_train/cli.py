@@ -38,16 +38,21 @@ def main(
     norm: Annotated[
         Literal["first", "both"] | None, typer.Option(help="Batch norm in each block.")
     ] = None,
-    activation: Annotated[Literal["gelu", "relu"] | None, typer.Option()] = None,
-    upsample: Annotated[Literal["transpose", "pixelshuffle"] | None, typer.Option()] = None,
+    activation: Annotated[
+        Literal["gelu", "relu"] | None, typer.Option(help="relu suits INT8 and DLAs.")
+    ] = None,
+    upsample: Annotated[
+        Literal["transpose", "pixelshuffle"] | None,
+        typer.Option(help="pixelshuffle is an ordinary convolution, which INT8 can quantise."),
+    ] = None,
     size: Annotated[str | None, typer.Option(help="Network size, HxW.")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1)] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the train images.")] = None,
     max_steps: Annotated[
         int | None, typer.Option(min=1, help="End after this many optimiser steps.")
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1)] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images per step.")] = None,
     lr: Annotated[float | None, typer.Option(help="Highest learning rate.")] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1)] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of all random draws.")] = 0,
     devices: Annotated[
         int | None, typer.Option(min=1, help="Number of GPUs (without one: processes).")
     ] = None,

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeseg.bundle import Bundle
-from edgeseg.errors import ArtifactError, UsageError, show
+from edgeseg.errors import ArtifactError, DeviceError, UsageError, show
 from edgeseg.sessions import ort
 
 BACKENDS = tuple(ort.PROVIDERS)
@@ -59,8 +59,10 @@ def choose(bundle: Bundle, backend: str = AUTO, variant: str | None = None) -> C
         ArtifactError: the variant did not pass its gates at export.
     """
     if backend == AUTO:
-        problems = {name: ort.problem(name) for name in _AUTO_ORDER}
-        chosen = next((name for name in _AUTO_ORDER if problems[name] is None), "ort:cpu")
+        working = [name for name in _AUTO_ORDER if ort.problem(name) is None]
+        if not working:
+            raise DeviceError(f"no backend works here: {ort.problem('ort:cpu')}")
+        chosen = working[0]
         why = f"auto: first of {', '.join(_AUTO_ORDER)} that works here"
     else:
         chosen, why = check_backend(backend), "as asked"

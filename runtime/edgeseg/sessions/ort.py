@@ -21,8 +21,9 @@ PROVIDERS = {
 
 def problem(backend: str) -> str | None:
     """Return why a backend cannot work here, with the fix, or None when nothing is known."""
+    extra = "cpu" if backend == "ort:cpu" else "gpu"
     try:
-        onnxruntime = _import()
+        onnxruntime = _import(extra)
     except DeviceError as error:
         return str(error)
     if PROVIDERS[backend] in onnxruntime.get_available_providers():
@@ -103,17 +104,18 @@ def check_input(images: NDArray[Any], spec: TensorSpec) -> None:
         )
 
 
-def _import() -> Any:
+def _import(extra: str = "cpu") -> Any:
+    install = f'pip install "edgeseg[{extra}]"'
     try:
         import onnxruntime
     except ImportError as error:
         raise DeviceError(
-            f'onnxruntime cannot be imported ({first_line(error)}); run: pip install "edgeseg[cpu]"'
+            f"onnxruntime cannot be imported ({first_line(error)}); run: {install}"
         ) from error
     if not hasattr(onnxruntime, "InferenceSession"):  # an empty folder is importable, too
         raise DeviceError(
             "onnxruntime is damaged, as after uninstalling one of onnxruntime and onnxruntime-gpu; "
-            'uninstall both, then: pip install "edgeseg[cpu]"'
+            f"uninstall both, then: {install}"
         )
     return onnxruntime
 
