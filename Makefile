@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+STAMP := $(VENV)/.installed-$(notdir $(PYTHON))
 CODE := runtime train export benchmarks tests
 
 .PHONY: demo test lint install clean help
@@ -30,13 +30,14 @@ lint: $(STAMP)
 
 install: $(STAMP)
 
-# Runs again only when the dependencies changed.
+# Runs again only when the dependencies or the interpreter changed.
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
 	  echo "edgeseg needs Python 3.10 or newer, but '$(PYTHON)' is" \
 	       "$$($(PYTHON) --version 2>&1 || true)." \
 	       "Run: make PYTHON=/path/to/python3.10 $(MAKECMDGOALS)" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV): several gigabytes, a few minutes"
+	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet -e ".[all,dev]" -c constraints.txt
 	@touch $@
 

@@ -14,7 +14,7 @@ from edgeseg.cli.main import COMMANDS
 from edgeseg_benchmarks.report import Report, markdown_table
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted(path for path in ROOT.rglob("*.md") if not {".venv", "demo"} & set(path.parts))
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("*/README.md"))]
 README = ROOT / "README.md"
 
 

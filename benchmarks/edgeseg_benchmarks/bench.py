@@ -15,9 +15,9 @@ from edgeseg.cli.output import Output
 from edgeseg.errors import InputError, UsageError, show
 from edgeseg.files import atomic_write, staged_folder
 from edgeseg.segmenter import Segmenter, network_size
-from edgeseg.sessions import Session, open_session, variants_for
+from edgeseg.sessions import CPU_BACKENDS, Session, choose, open_session, variants_for
 from edgeseg_benchmarks.accuracy import Accuracy, measure_accuracy
-from edgeseg_benchmarks.environment import software_facts, system_facts
+from edgeseg_benchmarks.environment import Facts, software_facts, system_facts
 from edgeseg_benchmarks.latency import (
     MODES,
     STAGES,
@@ -37,9 +37,9 @@ from edgeseg_benchmarks.report import (
     Row,
     markdown,
 )
-from edgeseg_train.data import Split, evenly_spaced, open_source
+from edgeseg_train.data import Split, drawn, open_source
 
-TORCH = "torch"
+TORCH, FP32 = "torch", "fp32"
 LATENCY_PICTURES = 64
 NOISY_COV_PCT = 25.0
 NOISY_DRIFT_PCT = 10.0
@@ -83,17 +83,18 @@ def bench(plan: Plan, out: Path, output: Output, *, force: bool = False) -> Repo
         ArtifactError, DeviceError, InputError: bundle, run, backend or data not usable.
     """
     with staged_folder(out, REPORT_JSON, force=force) as folder:
+        system = system_facts()  # before our own load is part of it
         bundle = Bundle.open(plan.bundle)
         split = _split(plan, bundle)
         segmenters = _segmenters(plan, bundle)
-        indices = evenly_spaced(len(split.names), plan.images or len(split.names))
+        indices = drawn(len(split.names), plan.images or len(split.names))
         with output.progress("accuracy", len(indices)) as advance:
             accuracies = measure_accuracy(segmenters, split, indices, advance)
-        pictures = [split.encoded(i) for i in evenly_spaced(len(split.names), LATENCY_PICTURES)]
+        pictures = [split.encoded(i) for i in drawn(len(split.names), LATENCY_PICTURES)]
         output.note(f"accuracy measured on {len(indices)} images; measuring latency")
         samples = measure_latency(segmenters, pictures, MODES[plan.mode], output.note)
         rows = _rows(bundle, segmenters, accuracies, samples)
-        report = _report(plan, bundle, rows, len(pictures))
+        report = _report(plan, bundle, system, rows, len(pictures))
         atomic_write(folder / SAMPLES, _samples_bytes(rows, samples))
         atomic_write(folder / REPORT_JSON, (report.model_dump_json(indent=2) + "\n").encode())
         atomic_write(folder / REPORT_MD, markdown(report).encode())
@@ -112,17 +113,34 @@ def _split(plan: Plan, bundle: Bundle) -> Split:
 def _segmenters(plan: Plan, bundle: Bundle) -> list[Segmenter]:
     size = network_size(bundle, None)
     sessions: list[Session] = []
+    for backend, variant in _pairs(plan, bundle):
+        if backend == TORCH:
+            sessions.append(_torch_session(plan, bundle))
+        else:
+            sessions.append(open_session(bundle, backend, variant))
+    return [Segmenter(session, bundle.manifest.labels, size) for session in sessions]
+
+
+def _pairs(plan: Plan, bundle: Bundle) -> list[tuple[str, str]]:
+    """Return what to measure, each backend with each variant once, ``auto`` resolved."""
+    found: list[tuple[str, str]] = []
     for backend in plan.backends:
         if backend == TORCH:
-            if plan.run is None:
-                raise UsageError("backend torch needs --run RUN, the folder the bundle came from")
-            from edgeseg_benchmarks.torch_session import TorchSession  # a device has no torch
+            found.append((TORCH, FP32))
+            continue
+        chosen = choose(bundle, backend, FP32).backend
+        found += [(chosen, v) for v in plan.variants or variants_for(bundle, chosen)]
+    return list(dict.fromkeys(found))
 
-            sessions.append(TorchSession(plan.run, bundle))
-        else:
-            variants = plan.variants or variants_for(bundle, backend)
-            sessions += [open_session(bundle, backend, variant) for variant in variants]
-    return [Segmenter(session, bundle.manifest.labels, size) for session in sessions]
+
+def _torch_session(plan: Plan, bundle: Bundle) -> Session:
+    if plan.run is None:
+        raise UsageError("backend torch needs --run RUN, the folder the bundle came from")
+    from edgeseg_benchmarks.torch_session import TorchSession  # a device has no torch
+
+    others = {choose(bundle, b, FP32).backend for b in plan.backends if b != TORCH}
+    # A GPU against CPU backends would compare devices, not runtimes.
+    return TorchSession(plan.run, bundle, on_gpu=not others <= set(CPU_BACKENDS))
 
 
 def _rows(
@@ -144,7 +162,7 @@ def _rows(
             },
             images_per_s=1000 * len(times.file_ms) / float(times.file_ms.sum()),
             speed_up=speed_up(samples[0], times),
-            cov_pct=float(100 * times.file_ms.std() / times.file_ms.mean()),
+            cov_pct=float(100 * times.model_ms.std() / times.model_ms.mean()),
             drift_pct=_drift_pct(times),
         )
         for segmenter, accuracy, times in zip(segmenters, accuracies, samples, strict=True)
@@ -152,24 +170,26 @@ def _rows(
 
 
 def _model_bytes(bundle: Bundle, session: Session) -> int | None:
-    if session.backend == TORCH:
+    if session.backend.startswith(TORCH):
         return None
     return bundle.manifest.files[bundle.variant(session.variant).file].bytes
 
 
 def _drift_pct(samples: Samples) -> float:
-    third = max(1, len(samples.file_ms) // 3)
-    first, last = np.median(samples.file_ms[:third]), np.median(samples.file_ms[-third:])
+    third = max(1, len(samples.model_ms) // 3)
+    first, last = np.median(samples.model_ms[:third]), np.median(samples.model_ms[-third:])
     return float(100 * (last / first - 1))
 
 
-def _report(plan: Plan, bundle: Bundle, rows: tuple[Row, ...], pictures: int) -> Report:
+def _report(
+    plan: Plan, bundle: Bundle, system: Facts, rows: tuple[Row, ...], pictures: int
+) -> Report:
     manifest = bundle.manifest
     return Report(
         schema_version="edgeseg-bench/1",
         utc=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         command=plan.command,
-        system=system_facts(),
+        system=system,
         software=software_facts(),
         model=Model(
             bundle=plan.bundle.name,

@@ -6,6 +6,7 @@ never seen, benchmarks, and says where everything is. Gates make it a test as we
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +16,7 @@ import typer
 from edgeseg.bundle import Bundle
 from edgeseg.cli.output import Output, command_app
 from edgeseg.errors import GateFailed
-from edgeseg.files import atomic_write, refuse_existing, staged_folder
+from edgeseg.files import atomic_write, refuse_existing
 from edgeseg.preprocess import Preprocessing
 from edgeseg.segmentation import save_png
 from edgeseg.segmenter import Segmenter
@@ -63,13 +64,14 @@ def main(
     output: Output = ctx.obj
     start = time.perf_counter()
     refuse_existing(out, MARKER, force=force)
-    with staged_folder(out, MARKER, force=force) as folder:
-        report = _stages(folder, out, output)
-        atomic_write(folder / MARKER, b"Written by 'edgeseg demo'; --force may replace it.\n")
+    shutil.rmtree(out, ignore_errors=True)  # ours or empty, says refuse_existing
+    out.mkdir(parents=True)
+    atomic_write(out / MARKER, b"Written by 'edgeseg demo'; --force may replace it.\n")
+    report = _stages(out, output)
     return _finish(report, out, time.perf_counter() - start, output)
 
 
-def _stages(folder: Path, out: Path, output: Output) -> Report:
+def _stages(folder: Path, output: Output) -> Report:
     output.note("1/5 train: preset tiny on synthetic scenes")
     train(_job(), folder / "run", tell=lambda epoch: output.note("  " + epoch_line(epoch)))
     output.note("2/5 export")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -23,6 +24,7 @@ def system_facts() -> Facts:
         "ram_mib": _ram_mib(),
         "os": _os_name(),
         "kernel": platform.release().partition("-")[0],
+        "gpu": _gpu_name(),
         "load_1min": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     }
 
@@ -41,6 +43,12 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+def _gpu_name() -> str | None:
+    """Return the first GPU as PyTorch sees it; unknown where torch is not loaded."""
+    torch = sys.modules.get("torch")
+    return str(torch.cuda.get_device_name(0)) if torch and torch.cuda.is_available() else None
 
 
 def _os_name() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import Literal
 
@@ -46,8 +47,8 @@ class Protocol(_Strict):
 class Row(_Strict):
     """One backend with one variant; ``speed_up`` is relative to the first row.
 
-    ``cov_pct`` is the coefficient of variation of the file span; ``drift_pct`` the change of
-    its median from the first to the last third of the run.
+    ``cov_pct`` is the coefficient of variation of the network's time, which does not depend on
+    the picture; ``drift_pct`` the change of its median from the first to the last third.
     """
 
     backend: str
@@ -152,7 +153,7 @@ Latency is one picture from encoded file to class map at its own size (host cloc
 percentiles are {protocol.percentile}; speed-up is the ratio of medians to the first row with a \
 bootstrap interval over turns. mIoU leaves out classes absent from truth and prediction.
 
-Stages, p50 in ms, with the file span's variation and drift over the run:
+Stages, p50 in ms, with the network's variation and drift over the run:
 
 | | {stage_names} | CoV | drift |
 |---|{"---:|" * (len(report.rows[0].stage_p50_ms) + 2)}
@@ -163,7 +164,9 @@ System: {_facts(report.system)}
 
 Software: {_facts(report.software)}
 
-Measured {report.utc} with `{_escape(" ".join(report.command))}`.
+Measured {report.utc} with:
+
+    {shlex.join(report.command)}
 """
 
 

@@ -39,10 +39,12 @@ def main(
         int, typer.Option(min=1, help="At most so many train images calibrate int8.")
     ] = 100,
     max_miou_drop: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Gate; default: fp32 0.001, int8 0.02.")
+        float | None,
+        typer.Option(min=0, max=1, help="Gate; default: int8 0.02; fp32 at most 0.001."),
     ] = None,
     min_agreement: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Gate; default: fp32 0.999, int8 0.95.")
+        float | None,
+        typer.Option(min=0, max=1, help="Gate; default: int8 0.95; fp32 at least 0.999."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
 ) -> None:

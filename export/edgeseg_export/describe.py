@@ -24,6 +24,7 @@ FP32, INT8_CPU = "fp32", "int8-cpu"
 def draft_manifest(
     config: RunConfig,
     network: SegmentationNetwork,
+    weights_sha256: str,
     preprocessing: Preprocessing,
     output: OutputKind,
     dynamic_size: bool,
@@ -35,6 +36,7 @@ def draft_manifest(
     Args:
         config: the run's.
         network: the trained network.
+        weights_sha256: hash of the run's weights.
         preprocessing: with the exported size.
         output: what the graph returns.
         dynamic_size: whether height and width stay free.
@@ -52,6 +54,7 @@ def draft_manifest(
         schema_version=1,
         model=ModelInfo(
             name="unet",
+            weights_sha256=weights_sha256,
             parameters=count_parameters(network.unet),
             gflops=_gflops(network, size),
             size_multiple=config.model.size_multiple,
@@ -77,6 +80,7 @@ def draft_manifest(
 _UNMEASURED = Parity(
     images=1,
     agreement=0,
+    reference_agreement=0,
     min_agreement=0,
     max_flip_margin=0,
     torch_miou=0,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from edgeseg.bundle import Bundle, Reference
 from edgeseg.errors import GateFailed, InputError, UsageError, show
-from edgeseg.files import atomic_write, replace_folder, staged_folder
+from edgeseg.files import atomic_write, refuse_existing, replace_folder, staged_folder
 from edgeseg.manifest import MANIFEST, REFERENCE, Calibration, Manifest, write_manifest_bytes
 from edgeseg.preprocess import Preprocessing, resize_image
 from edgeseg.sessions import open_session
@@ -25,12 +25,11 @@ from edgeseg_export.describe import FP32, INT8_CPU, draft_manifest
 from edgeseg_export.graph import OutputKind, to_onnx
 from edgeseg_export.int8 import describe_calibration, quantise_for_cpu
 from edgeseg_export.parity import DEFAULT_GATES, Evaluation, Gates, evaluate_torch, measure
-from edgeseg_train.data import DataSource, Split, evenly_spaced, open_source
-from edgeseg_train.run_folder import RunConfig, load_network, read_config
+from edgeseg_train.data import DataSource, Split, drawn, open_source
+from edgeseg_train.run_folder import RunConfig, load_network, read_config, weights_sha256
 from edgeseg_train.unet import SegmentationNetwork
 
-PARITY_IMAGES = 64  # measured against PyTorch, evenly spaced over the validation images
-REFERENCE_IMAGES = 8  # of these, shipped in the bundle
+PARITY_IMAGES = 64  # of the validation images, measured against PyTorch
 
 Precision = Literal["fp32", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -47,7 +46,7 @@ class Options:
         output: what the graph returns.
         calibration: data set for calibration (train images) and parity (val images).
         calibration_images: how many train images calibrate.
-        min_agreement, max_miou_drop: gates for all variants, 0..1.
+        min_agreement, max_miou_drop: gates, 0..1; they can tighten fp32's, not loosen them.
     """
 
     precisions: tuple[Precision, ...] = ("fp32", "int8")
@@ -84,15 +83,11 @@ def export(
         GateFailed: a variant is too far from PyTorch; the bundle is at ``NAME.rejected``.
     """
     options = options or Options()
+    rejected = out.with_name(f"{out.name}.rejected")
     with staged_folder(out, MANIFEST, force=force) as folder:
+        refuse_existing(rejected, MANIFEST, force=True)
         manifest = _assemble(run, folder, options, tell)
-        failures = [
-            f"{name}: {failure}"
-            for name, variant in manifest.variants.items()
-            for failure in variant.parity.failures
-        ]
-        if failures:
-            rejected = out.with_name(f"{out.name}.rejected")
+        if failures := manifest.failures:
             replace_folder(folder, rejected)
             raise GateFailed(f"{'; '.join(failures)}; the bundle was left as {show(rejected)}")
     return manifest
@@ -112,14 +107,15 @@ def _assemble(run: Path, folder: Path, options: Options, tell: Callable[[str], N
         tell(f"calibrating int8 on up to {options.calibration_images} images of {source.spec}")
         names, images = _pick(source.split("train"), size, options.calibration_images)
         files["model.int8-cpu.onnx"] = quantise_for_cpu(master, images)
-        calibrations[INT8_CPU] = describe_calibration(source.spec, names, images)
+        calibrations[INT8_CPU] = describe_calibration(_public_name(source.spec), names, images)
     evaluation = _evaluation(network, source, size)
-    files[REFERENCE] = _reference_bytes(evaluation.reference)
+    files[REFERENCE] = _reference_bytes(evaluation.shipped)
     for name, data in files.items():
         atomic_write(folder / name, data)
     draft = draft_manifest(
         config,
         network,
+        weights_sha256(run),
         preprocessing,
         options.output,
         options.dynamic_size,
@@ -129,6 +125,12 @@ def _assemble(run: Path, folder: Path, options: Options, tell: Callable[[str], N
     manifest = _measured(folder, draft, evaluation, options, tell)
     atomic_write(folder / MANIFEST, write_manifest_bytes(manifest))
     return manifest
+
+
+def _public_name(spec: str) -> str:
+    """Return a data set's name without the folders above it: bundles travel."""
+    kind, separator, rest = spec.partition(":")
+    return f"{kind}{separator}{Path(rest).name}" if separator else kind
 
 
 def _preprocessing(config: RunConfig, options: Options) -> Preprocessing:
@@ -157,8 +159,8 @@ def _source(config: RunConfig, options: Options) -> DataSource:
 def _pick(
     split: Split, size: tuple[int, int], count: int
 ) -> tuple[list[str], list[NDArray[np.uint8]]]:
-    """Return names and preprocessed images of up to ``count`` samples, evenly spaced."""
-    indices = evenly_spaced(len(split.names), count)
+    """Return names and preprocessed images of up to ``count`` samples."""
+    indices = drawn(len(split.names), count)
     return [split.names[i] for i in indices], [resize_image(split.image(i), *size) for i in indices]
 
 
@@ -167,20 +169,29 @@ def _evaluation(
 ) -> Evaluation:
     split = source.split("val")
     _, images = _pick(split, size, PARITY_IMAGES)
-    truths = [split.mask(i) for i in evenly_spaced(len(split.names), PARITY_IMAGES)]
+    truths = [split.mask(i) for i in drawn(len(split.names), PARITY_IMAGES)]
     return evaluate_torch(network, np.stack(images), truths)
 
 
 def _reference_bytes(reference: Reference) -> bytes:
-    chosen = evenly_spaced(len(reference.images), REFERENCE_IMAGES)
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer,
-        images=reference.images[chosen],
-        class_maps=reference.class_maps[chosen],
-        margins=reference.margins[chosen],
+        images=reference.images,
+        class_maps=reference.class_maps,
+        margins=reference.margins,
     )
     return buffer.getvalue()
+
+
+def _gates(precision: Precision, options: Options) -> Gates:
+    gates = DEFAULT_GATES[precision]
+    agreement, drop = options.min_agreement, options.max_miou_drop
+    agreement = gates.min_agreement if agreement is None else agreement
+    drop = gates.max_miou_drop if drop is None else drop
+    if precision == "fp32":  # the same arithmetic in another runtime: nothing excuses a loss
+        return Gates(max(agreement, gates.min_agreement), min(drop, gates.max_miou_drop))
+    return Gates(agreement, drop)
 
 
 def _measured(
@@ -192,11 +203,7 @@ def _measured(
 ) -> Manifest:
     variants = {}
     for name, variant in draft.variants.items():
-        default = DEFAULT_GATES[variant.precision]
-        gates = Gates(
-            default.min_agreement if options.min_agreement is None else options.min_agreement,
-            default.max_miou_drop if options.max_miou_drop is None else options.max_miou_drop,
-        )
+        gates = _gates(variant.precision, options)
         session = open_session(Bundle(folder, draft), "ort:cpu", name)
         parity = measure(evaluation, session, gates)
         session.close()

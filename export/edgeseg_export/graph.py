@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 import sys
 import warnings
 from collections.abc import Iterator
@@ -98,7 +99,7 @@ def to_onnx(
     # Two images: an example batch of one would be taken for a constant.
     example = torch.zeros((2, height, width, 3), dtype=torch.uint8)
     try:
-        with _quiet():
+        with quiet():
             program = torch.onnx.export(
                 wrapper,
                 (example,),
@@ -181,7 +182,12 @@ def _dim_name(position: int, rank: int, *, nhwc: bool) -> str:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecations inside the exporter, not about our graph
-        yield
+def quiet() -> Iterator[None]:
+    """Keep what exporters and quantisers print off stdout, and their advice off stderr."""
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)

@@ -7,12 +7,9 @@ float, because ONNX Runtime has no 8-bit kernel for them.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import logging
-import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +25,7 @@ from onnxruntime.quantization import (
 
 from edgeseg.errors import InputError
 from edgeseg.manifest import Calibration
-from edgeseg_export.graph import INPUT, checked_bytes
+from edgeseg_export.graph import INPUT, checked_bytes, quiet
 
 QUANTISED_OPS = ("Concat", "Conv", "DepthToSpace", "MaxPool", "Relu")
 
@@ -61,7 +58,7 @@ def quantise_for_cpu(model: bytes, images: Sequence[NDArray[np.uint8]]) -> bytes
         raise InputError("calibration needs at least one image")
     if all(image.min() == image.max() for image in images):
         raise InputError("all calibration images are of one colour; use real images")
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    with tempfile.TemporaryDirectory() as folder, quiet():
         source, target = Path(folder, "fp32.onnx"), Path(folder, "int8.onnx")
         source.write_bytes(model)
         quantize_static(
@@ -96,14 +93,3 @@ def describe_calibration(
 def _head(model: onnx.ModelProto) -> str:
     """Return the name of the last convolution."""
     return str(next(n.name for n in reversed(model.graph.node) if n.op_type == "Conv"))
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the quantiser's prints off stdout and its advice (done already: slimming) off stderr."""
-    logging.disable(logging.WARNING)
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-    finally:
-        logging.disable(logging.NOTSET)

@@ -18,6 +18,8 @@ from edgeseg.sessions import Session
 from edgeseg.verify import compare
 from edgeseg_train.unet import SegmentationNetwork
 
+SHIPPED_IMAGES = 8
+
 
 @dataclass(frozen=True)
 class Gates:
@@ -45,6 +47,19 @@ class Evaluation:
     truths: tuple[NDArray[np.uint8], ...]
     num_classes: int
     miou: float
+
+    @property
+    def shipped(self) -> Reference:
+        """The part that goes into the bundle, for ``edgeseg verify``."""
+        whole, chosen = self.reference, self.shipped_indices
+        return Reference(whole.images[chosen], whole.class_maps[chosen], whole.margins[chosen])
+
+    @property
+    def shipped_indices(self) -> list[int]:
+        """Which images these are: up to 8, evenly spaced."""
+        total = len(self.reference.images)
+        count = min(total, SHIPPED_IMAGES)
+        return [i * total // count for i in range(count)]
 
 
 @torch.inference_mode()
@@ -77,9 +92,12 @@ def measure(evaluation: Evaluation, session: Session, gates: Gates) -> Parity:
     reference = evaluation.reference
     found = np.concatenate([session.infer(image[np.newaxis]) for image in reference.images])
     agreement, widest = compare(found, reference.class_maps, reference.margins)
+    shipped = evaluation.shipped
+    on_shipped, _ = compare(found[evaluation.shipped_indices], shipped.class_maps, shipped.margins)
     return Parity(
         images=len(found),
         agreement=agreement,
+        reference_agreement=on_shipped,
         min_agreement=gates.min_agreement,
         max_flip_margin=widest,
         torch_miou=evaluation.miou,

@@ -100,6 +100,8 @@ def needs_extra(extra: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] in OUR_PACKAGES:
             raise  # a module of ours is missing: a bug or a broken install, not an extra
+        if (error.name or "").startswith("onnxruntime"):
+            extra = "cpu"  # or gpu: the stages leave the choice open, the two exclude each other
         raise DeviceError(
             f"this needs the package {show(error.name)}, which is not installed; "
             f'run: pip install "edgeseg[{extra}]"'

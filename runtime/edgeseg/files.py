@@ -79,6 +79,7 @@ def staged_folder(target: Path, marker: str, *, force: bool) -> Iterator[Path]:
     staging.mkdir()
     try:
         yield staging
+        refuse_existing(target, marker, force=force)  # somebody may have made it meanwhile
         replace_folder(staging, target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)

@@ -32,9 +32,13 @@ class FileEntry(_Frozen):
 
 
 class ModelInfo(_Frozen):
-    """What was exported; ``gflops`` counts 2 per multiply-add, for one image at the given size."""
+    """What was exported; ``gflops`` counts 2 per multiply-add, for one image at the given size.
+
+    ``weights_sha256`` is the hash of the run's ``model.safetensors``.
+    """
 
     name: str
+    weights_sha256: Sha256
     parameters: int = Field(ge=1)
     gflops: float = Field(ge=0)
     size_multiple: int = Field(ge=1)
@@ -69,12 +73,14 @@ class Calibration(_Frozen):
 class Parity(_Frozen):
     """Distance from PyTorch, measured at export on real images, and the gates for it.
 
+    ``reference_agreement`` is the agreement on those images that the bundle carries.
     ``max_flip_margin`` is PyTorch's largest top-1/top-2 logit margin among the pixels whose
     class changed: a flip at a near tie is noise, one at a wide margin is a fault.
     """
 
     images: int = Field(ge=1)
     agreement: Share
+    reference_agreement: Share
     min_agreement: Share
     max_flip_margin: float = Field(ge=0)
     torch_miou: Share
@@ -85,10 +91,9 @@ class Parity(_Frozen):
     def failures(self) -> list[str]:
         """What does not hold, in words; empty when all gates pass."""
         found = []
-        if self.agreement < self.min_agreement:
-            found.append(
-                f"agreement with PyTorch {self.agreement:.4%} is below {self.min_agreement:.2%}"
-            )
+        worst = min(self.agreement, self.reference_agreement)
+        if worst < self.min_agreement:
+            found.append(f"agreement with PyTorch {worst:.4%} is below {self.min_agreement:.2%}")
         drop = self.torch_miou - self.miou
         if drop > self.max_miou_drop:
             found.append(
@@ -122,6 +127,15 @@ class Manifest(_Frozen):
     variants: dict[str, Variant] = Field(min_length=1)
     files: dict[FileName, FileEntry]
     toolchain: dict[str, str]
+
+    @property
+    def failures(self) -> list[str]:
+        """The gates that variants missed at export, in words; empty for a good bundle."""
+        return [
+            f"{name}: {failure}"
+            for name, variant in self.variants.items()
+            for failure in variant.parity.failures
+        ]
 
     @model_validator(mode="after")
     def _files_are_listed(self) -> Manifest:

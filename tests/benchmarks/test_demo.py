@@ -23,7 +23,7 @@ def run_demo(out: Path, *options: str) -> int:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the demo learn too little, quickly."""
     recipe = presets.TrainingConfig(epochs=1, batch_size=4, lr=1e-3, schedule="constant")
-    changes = {"features": (2, 4), "size": (16, 16), "training": recipe}
+    changes = {"features": (2, 4), "size": (32, 32), "training": recipe}
     monkeypatch.setitem(presets.PRESETS, "tiny", presets.PRESETS["tiny"].model_copy(update=changes))
     monkeypatch.setitem(latency.MODES, "rapid", latency.Mode(8, 0, 0.1))
     monkeypatch.setattr(demo, "DATA", "synthetic:8+3")

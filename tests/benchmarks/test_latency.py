@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import math
 import time
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from edgeseg.labels import numbered_labels
 from edgeseg.segmenter import Segmenter
 from edgeseg_benchmarks.latency import (
     BLOCK,
     STAGES,
+    WARMUP_WINDOW,
     Mode,
     Samples,
+    _warm_up,
     measure_latency,
     percentile,
     speed_up,
@@ -63,6 +67,27 @@ def test_a_slow_spell_of_the_machine_that_hits_both_leaves_the_ratio_alone() -> 
     assert (ratio.low, ratio.high) == (pytest.approx(2), pytest.approx(2))
 
 
+def test_warming_up_goes_on_until_the_times_are_steady() -> None:
+    class Improving(Sleeper):
+        def infer(self, images_nhwc_u8: np.ndarray) -> np.ndarray:
+            self.seconds = 0.02 if len(self.log) < 2 * WARMUP_WINDOW else 0.01
+            return super().infer(images_nhwc_u8)
+
+    log: list[str] = []
+    segmenter = Segmenter(Improving("x", 0, log), numbered_labels(2), (8, 8))
+    _warm_up(segmenter, [tiny_png()], max_s=60)
+    # Two slow windows alike would be steady; so it ends there or after the fast ones, never
+    # after the first window, which has nothing to be compared with.
+    assert len(log) >= 2 * WARMUP_WINDOW
+    assert len(log) % WARMUP_WINDOW == 0
+
+
+def tiny_png() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
 class Sleeper:
     """A session that takes a known time and logs whose turn it was."""
 
@@ -81,18 +106,12 @@ class Sleeper:
 
 
 def test_backends_take_turns_and_known_times_come_out() -> None:
-    import io
-
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.new("RGB", (8, 8)).save(buffer, format="PNG")
     log: list[str] = []
     segmenters = [
         Segmenter(Sleeper(name, seconds, log), numbered_labels(2), (8, 8))
         for name, seconds in (("slow", 0.02), ("fast", 0.01))
     ]
-    slow, fast = measure_latency(segmenters, [buffer.getvalue()], Mode(12, 0, 0))
+    slow, fast = measure_latency(segmenters, [tiny_png()], Mode(12, 0, 0))
     assert len(slow.file_ms) == len(fast.file_ms) == 12
     turns = [log[i] for i in range(0, len(log), BLOCK)]
     assert turns == ["slow", "fast", "fast", "slow", "slow", "fast"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -45,6 +46,8 @@ def test_the_manifest_describes_the_model(tiny_run: Path, tiny_export: Path) -> 
     assert (int8.precision, int8.target, int8.opset) == ("int8", "cpu", 20)
     assert int8.calibration is not None
     assert (int8.calibration.images, int8.calibration.source) == (8, config.data.spec)
+    weights = (tiny_run / "model.safetensors").read_bytes()
+    assert manifest.model.weights_sha256 == hashlib.sha256(weights).hexdigest()
 
 
 def test_gflops_count_two_operations_per_multiply_add(tiny_run: Path, tiny_export: Path) -> None:
@@ -64,7 +67,7 @@ def test_fp32_agrees_with_pytorch_on_the_reference(tiny_run: Path, tiny_export: 
     reference = bundle.reference()
     with torch.inference_mode():
         logits = network(torch.tensor(reference.images))
-    np.testing.assert_array_equal(reference.class_maps, logits.argmax(1).numpy())
+    assert np.mean(reference.class_maps == logits.argmax(1).numpy()) >= 0.999  # batch 8, not 1
     assert bundle.manifest.variants["fp32"].parity.agreement >= 0.999
 
 
@@ -104,6 +107,17 @@ def test_a_missed_gate_leaves_the_rejected_bundle_and_the_old_one(
     assert Bundle.open(rejected).manifest.variants["fp32"].parity.agreement < 0.999
     with pytest.raises(ArtifactError, match="rejected at export"):
         Segmenter.load(rejected)
+
+
+def test_a_folder_of_somebody_else_named_rejected_is_not_replaced(
+    tiny_run: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "b.rejected").mkdir()
+    (tmp_path / "b.rejected" / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match=r"b\.rejected"):
+        export(tiny_run, tmp_path / "b", Options(**LOW))  # type: ignore[arg-type]
+    assert (tmp_path / "b.rejected" / "notes.txt").read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["b.rejected"]
 
 
 def test_a_crash_while_exporting_leaves_the_old_bundle(
@@ -154,6 +168,11 @@ def test_another_size_is_padded_and_stays_static(tiny_run: Path, tmp_path: Path)
         Segmenter.load(bundle, size=(32, 48))
 
 
+def test_the_manifest_names_a_data_set_without_the_folders_above_it() -> None:
+    assert exporting._public_name("folder:/home/me/secret/street") == "folder:street"
+    assert exporting._public_name("synthetic") == "synthetic"
+
+
 def test_data_with_other_classes_is_refused(tiny_run: Path, tmp_path: Path) -> None:
     from PIL import Image
 
@@ -177,11 +196,13 @@ def run_cli(*arguments: str) -> int:
 def test_the_command_prints_one_json_document(
     tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = "--precision fp32 --min-agreement 0.9 --max-miou-drop 0.5 --json"
+    options = "--precision fp32 --min-agreement 0.9 --max-miou-drop 0.0005 --json"
     assert run_cli(str(tiny_run), "--out", str(tmp_path / "b"), *options.split()) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["schema_version"] == 1
-    assert document["variants"]["fp32"]["parity"]["min_agreement"] == 0.9
+    parity = document["variants"]["fp32"]["parity"]
+    assert parity["min_agreement"] == 0.999  # a flag tightens fp32's gates, never loosens them
+    assert parity["max_miou_drop"] == 0.0005
 
 
 def test_a_missed_gate_is_exit_5(
@@ -193,7 +214,7 @@ def test_a_missed_gate_is_exit_5(
     )
     error = capsys.readouterr().err
     assert status == 5
-    assert error.startswith("edgeseg: error: int8-cpu: agreement with PyTorch")
+    assert "agreement with PyTorch" in error
     assert len(error.splitlines()) == 1
 
 

@@ -46,7 +46,9 @@ def test_every_architecture_gives_pytorchs_logits_in_onnx_runtime(
         expected = torch_logits(network, images)
         np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-3)
         assert class_map.dtype == np.uint8
-        assert np.mean(class_map == expected.argmax(1)) >= 0.999
+        ordered = np.sort(expected, axis=1)
+        near_tie = ordered[:, -1] - ordered[:, -2] < 1e-3
+        assert ((class_map == expected.argmax(1)) | near_tie).all()
 
 
 def test_onnxs_own_reference_evaluator_gives_the_same_logits(make_network) -> None:

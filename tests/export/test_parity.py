@@ -36,7 +36,7 @@ def test_agreement_margin_and_miou_are_counted_over_all_images() -> None:
     evaluation = Evaluation(reference, tuple(truth), 2, miou=1.0)
     parity = measure(evaluation, FixedSession(found), Gates(0.7, 0.1))
     assert parity.images == 2
-    assert parity.agreement == pytest.approx(6 / 8)
+    assert parity.agreement == parity.reference_agreement == pytest.approx(6 / 8)
     assert parity.max_flip_margin == 2
     assert parity.miou == pytest.approx((6 / 8 + 0) / 2)
     assert parity.torch_miou == 1

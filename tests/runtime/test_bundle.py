@@ -305,6 +305,7 @@ def test_an_unknown_variant_is_a_usage_error_that_lists_the_known(tiny_bundle: P
 PARITY: dict[str, Any] = {
     "images": 4,
     "agreement": 0.99,
+    "reference_agreement": 0.99,
     "min_agreement": 0.98,
     "max_flip_margin": 0.1,
     "torch_miou": 0.40,
@@ -319,6 +320,7 @@ PARITY: dict[str, Any] = {
         ({}, []),
         ({"agreement": 0.98}, []),
         ({"agreement": 0.9799}, ["agreement with PyTorch 97.9900% is below 98.00%"]),
+        ({"reference_agreement": 0.9}, ["agreement with PyTorch 90.0000% is below 98.00%"]),
         ({"miou": 0.5}, []),
         ({"miou": 0.38}, ["mIoU fell by 0.0200 (0.4000 to 0.3800), more than 0.01"]),
     ],

@@ -127,11 +127,11 @@ def test_cpus_may_run_all_variants_and_gpus_only_those_for_any_device(
 @pytest.mark.parametrize(
     ("gate", "value", "reason"),
     [
-        ("min_agreement", 0.995, r"agreement with PyTorch 99\.1231% is below 99\.50%"),
-        ("miou", 0.0, "mIoU fell by 0.0679"),
+        ("min_agreement", 0.995, r"agreement with PyTorch 99\.\d+% is below 99\.50%"),
+        ("miou", 0.0, "mIoU fell by 0.06"),
     ],
 )
-def test_a_variant_rejected_at_export_is_refused_with_its_reason(
+def test_a_bundle_rejected_at_export_is_refused_with_its_reason(
     bundle: Path, edit_manifest: Edit, gate: str, value: float, reason: str
 ) -> None:
     edit_manifest(
@@ -140,7 +140,8 @@ def test_a_variant_rejected_at_export_is_refused_with_its_reason(
     opened = Bundle.open(bundle)
     with pytest.raises(ArtifactError, match=f"was rejected at export: int8-cpu: .*{reason}"):
         open_session(opened, "ort:cpu")
-    open_session(opened, "ort:cpu", "fp32").close()
+    with pytest.raises(ArtifactError, match="was rejected at export: int8-cpu"):
+        open_session(opened, "ort:cpu", "fp32")  # a rejected bundle is rejected whole
 
 
 # --- opening

@@ -10,23 +10,31 @@ from PIL import Image
 from edgeseg.errors import InputError
 from edgeseg_train import dataset
 from edgeseg_train.data import open_source
-from edgeseg_train.dataset import ResizedSplit, evaluation_loader, training_loader
+from edgeseg_train.dataset import Batch, Loaders, ResizedSplit
 
 SIZE = (24, 40)
 
 
 @pytest.fixture
 def samples() -> ResizedSplit:
-    return ResizedSplit(open_source("synthetic:6+3").split("val"), SIZE)
+    return ResizedSplit(open_source("synthetic:6+3").split("val"), SIZE, keep_truth=True)
+
+
+def training_samples(spec: str) -> ResizedSplit:
+    return ResizedSplit(open_source(spec).split("train"), SIZE, keep_truth=False)
+
+
+def validation_batches(samples: ResizedSplit) -> list[Batch]:
+    return list(Loaders(samples, samples, 3).val_dataloader())  # type: ignore[arg-type]
 
 
 def test_evaluation_batches_are_pillows_bilinear_images_and_nearest_masks(
     samples: ResizedSplit,
 ) -> None:
-    (batch,) = evaluation_loader(samples, 3)
+    (batch,) = validation_batches(samples)
     assert batch.images.shape == (3, *SIZE, 3)
     assert batch.images.dtype == torch.uint8
-    assert batch.masks.dtype == torch.int64
+    assert batch.masks.dtype == torch.uint8
     for i in range(3):
         image, mask = samples.split.image(i), samples.split.mask(i)
         resized = Image.fromarray(image).resize(SIZE[::-1], Image.Resampling.BILINEAR)
@@ -37,8 +45,8 @@ def test_evaluation_batches_are_pillows_bilinear_images_and_nearest_masks(
 
 
 def test_training_batches_have_one_size_and_only_ids_of_the_scenes() -> None:
-    samples = ResizedSplit(open_source("synthetic:6+3").split("train"), SIZE)
-    batches = list(training_loader(samples, 4))
+    samples = training_samples("synthetic:6+3")
+    batches = list(Loaders(samples, samples, 4).train_dataloader())
     assert len(batches) == 1  # the incomplete one is left out
     known = set(np.unique(np.concatenate([samples[i].mask.ravel() for i in range(6)])).tolist())
     assert batches[0].images.shape == (4, *SIZE, 3)
@@ -60,7 +68,7 @@ def test_augmentation_moves_picture_and_mask_together() -> None:
             mask[:, SIZE[1] // 2 :] = 1
             return mask
 
-    augmented = dataset.AugmentedSplit(ResizedSplit(Halves(), SIZE))  # type: ignore[arg-type]
+    augmented = dataset.AugmentedSplit(ResizedSplit(Halves(), SIZE, keep_truth=False))  # type: ignore[arg-type]
     sides = set()
     for _ in range(20):
         image, mask = augmented[0]
@@ -71,9 +79,9 @@ def test_augmentation_moves_picture_and_mask_together() -> None:
 
 
 def test_fewer_images_than_a_batch_is_an_error() -> None:
-    samples = ResizedSplit(open_source("synthetic:3+1").split("train"), SIZE)
+    samples = training_samples("synthetic:3+1")
     with pytest.raises(InputError, match="fewer than one batch"):
-        training_loader(samples, 4)
+        Loaders(samples, samples, 4).train_dataloader()
 
 
 def test_a_mask_of_another_size_than_its_picture_is_an_error(samples: ResizedSplit) -> None:
@@ -87,17 +95,17 @@ def test_a_mask_of_another_size_than_its_picture_is_an_error(samples: ResizedSpl
             return np.zeros((6, 4), dtype=np.uint8)
 
     with pytest.raises(InputError, match=r"'odd'.*\(4, 6\).*\(6, 4\)"):
-        ResizedSplit(Odd(), SIZE)[0]  # type: ignore[arg-type]
+        ResizedSplit(Odd(), SIZE, keep_truth=True)  # type: ignore[arg-type]
 
 
 def test_a_large_split_is_read_by_workers_and_gives_the_same_batches(
     monkeypatch: pytest.MonkeyPatch, samples: ResizedSplit
 ) -> None:
     monkeypatch.setattr(dataset, "CACHE_BYTES", 0)
-    streamed = ResizedSplit(samples.split, SIZE)
+    streamed = ResizedSplit(samples.split, SIZE, keep_truth=True)
     assert samples.cached
     assert not streamed.cached
-    (expected,) = evaluation_loader(samples, 3)
-    (batch,) = evaluation_loader(streamed, 3)
+    (expected,) = validation_batches(samples)
+    (batch,) = validation_batches(streamed)
     torch.testing.assert_close(batch.images, expected.images)
     torch.testing.assert_close(batch.masks, expected.masks)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,18 +17,20 @@ from PIL import Image
 from safetensors.torch import load, save_file
 
 from edgeseg.cli.main import main
-from edgeseg.errors import ArtifactError, GateFailed, UsageError
+from edgeseg.errors import ArtifactError, EdgeSegError, GateFailed, InputError, UsageError
 from edgeseg.metrics import ConfusionMatrix
 from edgeseg.preprocess import Preprocessing, resize_class_map, resize_image
-from edgeseg_train.data import open_source
+from edgeseg_train import dataset, training
+from edgeseg_train.data import Split, open_source
+from edgeseg_train.history import Epoch
 from edgeseg_train.presets import PRESETS, TrainingConfig
 from edgeseg_train.run_folder import load_network, read_config
 from edgeseg_train.training import Job, train
 from edgeseg_train.unet import UNetConfig
 
 
-def job(**training: object) -> Job:
-    recipe = {"epochs": 1, "batch_size": 4, "lr": 1e-2, "schedule": "constant", **training}
+def job(**options: object) -> Job:
+    recipe = {"epochs": 1, "batch_size": 4, "lr": 1e-2, "schedule": "constant", **options}
     return Job(
         open_source("synthetic:8+2"),
         UNetConfig(features=(2,), norm="both", activation="relu", upsample="pixelshuffle"),
@@ -106,8 +111,98 @@ def test_an_existing_run_is_refused_and_force_replaces_only_runs(tmp_path: Path)
 
 def test_a_diverging_training_stops_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(GateFailed, match=r"diverged.*lower --lr"):
-        train(job(lr=1e30, clip=1e30, epochs=20), tmp_path / "run")
+        train(job(lr=1e30, clip=1e30, epochs=20, batch_size=1), tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_after_an_epoch_keeps_its_weights_beside_the_old_run(
+    tmp_path: Path, tiny_run: Path
+) -> None:
+    out = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    before = (out / "model.safetensors").read_bytes()
+
+    def fail(epoch: Epoch) -> None:
+        if epoch.epoch == 2:
+            raise RuntimeError("the disk\nis on fire")
+
+    with pytest.raises(EdgeSegError, match=r"RuntimeError: the disk; .*run\.failed"):
+        train(job(epochs=3), out, force=True, tell=fail)
+    assert (out / "model.safetensors").read_bytes() == before
+    failed = tmp_path / "run.failed"
+    assert load_network(failed, read_config(failed)).unet.config.features == (2,)
+
+
+def test_an_unreadable_picture_in_a_worker_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for split, count in (("train", 4), ("val", 1)):
+        for i in range(count):
+            for folder, mode in (("images", "RGB"), ("annotations", "L")):
+                path = tmp_path / "data" / folder / split / f"{i}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.new(mode, (16, 16)).save(path)
+    broken = tmp_path / "data" / "images" / "train" / "3.png"
+    broken.write_bytes(broken.read_bytes()[:40])
+    monkeypatch.setattr(dataset, "CACHE_BYTES", 0)
+    source = open_source(f"folder:{tmp_path / 'data'}")
+    model = UNetConfig(num_classes=1, features=(2,))
+    spoiled = dataclasses.replace(job(), source=source, model=model)
+    with pytest.raises(InputError, match=r"^file '.*3\.png' is") as caught:
+        train(spoiled, tmp_path / "run")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_validation_without_labels_is_an_input_error(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        for folder, mode, fill in (("images", "RGB", 0), ("annotations", "L", 255)):
+            path = tmp_path / "data" / folder / split / "a.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new(mode, (16, 16), fill).save(path)
+    (tmp_path / "data" / "classes.tsv").write_text("id\tname\tr\tg\tb\n0\ta\t1\t2\t3\n")
+    source = open_source(f"folder:{tmp_path / 'data'}")
+    unlabelled = dataclasses.replace(
+        job(batch_size=1), source=source, model=UNetConfig(num_classes=1, features=(2,))
+    )
+    with pytest.raises(InputError, match="no labelled pixel"):
+        train(unlabelled, tmp_path / "run")
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_samples_show_the_saved_weights_and_not_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[np.ndarray] = []
+    monkeypatch.setattr(
+        training, "write_samples", lambda rows, *_: drawn.extend(row[2] for row in rows)
+    )
+    out = tmp_path / "run"
+    train(job(epochs=4, lr=0.5), out)
+    config = read_config(out)
+    network, split = load_network(out, config), config_split(config.data.spec)
+    for prediction, index in zip(drawn, (0, 1), strict=True):
+        image = torch.tensor(resize_image(split.image(index), 16, 16))[None]
+        with torch.inference_mode():
+            class_map = network(image)[0].argmax(0).to(torch.uint8).numpy()
+        np.testing.assert_array_equal(prediction, resize_class_map(class_map, *prediction.shape))
+
+
+def config_split(spec: str) -> Split:
+    return open_source(spec).split("val")
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_run(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    options = "--preset tiny --features 2,4 --size 16x16 --batch-size 2 --epochs 2 --devices 2"
+    command = [sys.executable, "-m", "edgeseg", "train", "--data", "synthetic:9+3", "--json"]
+    done = subprocess.run(
+        [*command, "--out", str(out), *options.split()], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["result"]["step"] in (2, 4)
+    rows = list(csv.DictReader((out / "metrics.csv").open()))
+    assert [row["step"] for row in rows] == ["2", "4"]  # 9 images, 2 processes, batches of 2
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_an_interrupt_keeps_the_best_weights_of_the_finished_epochs(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
+import torch
 import typer
 from pydantic import ValidationError
 
@@ -19,7 +20,7 @@ from edgeseg_train.data import DataSource, open_source
 from edgeseg_train.history import Epoch
 from edgeseg_train.presets import PRESETS, Preset, TrainingConfig, preset
 from edgeseg_train.run_folder import CONFIG
-from edgeseg_train.training import Job, train
+from edgeseg_train.training import Job, is_helper_process, train
 from edgeseg_train.unet import UNet, UNetConfig, count_parameters
 
 
@@ -50,11 +51,11 @@ def main(
     max_steps: Annotated[
         int | None, typer.Option(min=1, help="End after this many optimiser steps.")
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Images per step.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Per step and device.")] = None,
     lr: Annotated[float | None, typer.Option(help="Highest learning rate.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of all random draws.")] = 0,
     devices: Annotated[
-        int | None, typer.Option(min=1, help="Number of GPUs (without one: processes).")
+        int | None, typer.Option(min=1, help="Number of GPUs (without one: CPU processes).")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing run.")] = False,
 ) -> None:
@@ -74,7 +75,8 @@ def main(
     source = open_source(data)
     model = _model(base, source, chosen)
     job = Job(source, model, Preprocessing(height=height, width=width), recipe, devices)
-    output.note(_plan(job))
+    if not is_helper_process():
+        output.note(_plan(job))
     config = train(
         job,
         out,
@@ -93,10 +95,11 @@ def main(
 
 def _recipe(base: Preset, overrides: dict[str, int | float | None]) -> TrainingConfig:
     given = {name: value for name, value in overrides.items() if value is not None}
+    values = {**base.training.model_dump(), **given}
     if "max_steps" in given and "epochs" not in given:
-        given["epochs"] = 10**6  # steps alone decide
+        values["epochs"] = None  # steps alone decide
     try:
-        return TrainingConfig.model_validate({**base.training.model_dump(), **given})
+        return TrainingConfig.model_validate(values)
     except ValidationError as error:
         raise _usage_error(error) from error
 
@@ -124,10 +127,12 @@ def _usage_error(error: ValidationError) -> UsageError:
 def _plan(job: Job) -> str:
     counts = {name: len(split.names) for name, split in job.source.splits.items()}
     model, size = job.model, job.preprocessing
+    with torch.device("meta"):  # shapes without memory
+        parameters = count_parameters(UNet(model))
     return (
         f"data {job.source.spec}: {counts.get('train', 0)} train, {counts.get('val', 0)} val, "
         f"{job.source.labels.num_classes} classes; U-Net {','.join(map(str, model.features))} "
-        f"({count_parameters(UNet(model)):,} parameters) at {size.height}x{size.width}"
+        f"({parameters:,} parameters) at {size.height}x{size.width}"
     )
 
 

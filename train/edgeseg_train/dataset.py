@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import lightning
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
@@ -22,7 +23,7 @@ CACHE_BYTES = 2**30  # keep a split's resized samples in memory up to this size
 
 
 class Batch(NamedTuple):
-    """Images uint8 (N, H, W, 3), masks int64 (N, H, W) at network size, originals' masks.
+    """Images uint8 (N, H, W, 3), masks uint8 (N, H, W) at network size, originals' masks.
 
     ``truths`` are uint8 (h, w) at each picture's own size, what accuracy is measured on;
     empty in training.
@@ -35,21 +36,24 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Sample:
-    """One pair at network size, and the mask at its own size."""
+    """One pair at network size, and for evaluation the mask at its own size."""
 
     image: NDArray[np.uint8]
     mask: NDArray[np.uint8]
-    truth: NDArray[np.uint8]
+    truth: NDArray[np.uint8] | None
 
 
 class ResizedSplit(Dataset[Sample]):
     """A split through ``edgeseg.preprocess``, cached in memory when it is small enough."""
 
-    def __init__(self, split: Split, size: tuple[int, int]) -> None:
-        """Wrap ``split`` at the network's (height, width)."""
-        self.split, self.size = split, size
-        fits = len(split.names) * size[0] * size[1] * 8 <= CACHE_BYTES
-        self._cache: dict[int, Sample] | None = {} if fits else None
+    def __init__(self, split: Split, size: tuple[int, int], *, keep_truth: bool) -> None:
+        """Wrap ``split`` at the network's (height, width); reads the first sample."""
+        self.split, self.size, self.keep_truth = split, size, keep_truth
+        self._cache: dict[int, Sample] | None = None
+        first = self[0]
+        arrays = (first.image, first.mask, *([] if first.truth is None else [first.truth]))
+        if len(self) * sum(array.nbytes for array in arrays) <= CACHE_BYTES:
+            self._cache = {0: first}
 
     @property
     def cached(self) -> bool:
@@ -105,44 +109,73 @@ class AugmentedSplit(Dataset[tuple[Tensor, Tensor]]):
         return image.as_subclass(Tensor).permute(1, 2, 0), mask.as_subclass(Tensor)
 
 
-def training_loader(samples: ResizedSplit, batch_size: int) -> DataLoader[tuple[Tensor, Tensor]]:
-    """Return shuffled, augmented batches; the last, smaller batch of an epoch is left out.
+class Loaders(lightning.LightningDataModule):
+    """The batches of a training, on any number of devices.
 
-    Raises:
-        InputError: fewer samples than one batch.
+    Training images are shared out among the devices; every device validates on all images,
+    because sharing them out evenly would count some twice.
     """
-    if len(samples) < batch_size:
-        raise InputError(
-            f"{len(samples)} training images are fewer than one batch of {batch_size}; "
-            "use a smaller --batch-size"
+
+    def __init__(self, train: ResizedSplit, val: ResizedSplit, batch_size: int) -> None:
+        """Batch two splits; ``batch_size`` is per device."""
+        super().__init__()
+        self.train, self.val, self.batch_size = train, val, batch_size
+
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        """Return this device's share, shuffled and augmented, without the incomplete batch.
+
+        Raises:
+            InputError: fewer images than one batch.
+        """
+        devices, rank = 1, 0
+        if self.trainer is not None:
+            devices, rank = self.trainer.world_size, self.trainer.global_rank
+        if len(self.train) < self.batch_size * devices:
+            raise InputError(
+                f"{len(self.train)} training images are fewer than one batch of "
+                f"{self.batch_size} on {devices} device(s); use a smaller --batch-size"
+            )
+        augmented = AugmentedSplit(self.train)
+        shares: DistributedSampler[Any] | None = None
+        if devices > 1:
+            shares = DistributedSampler(augmented, devices, rank, shuffle=True, drop_last=True)
+        return DataLoader(
+            augmented,
+            batch_size=self.batch_size,
+            shuffle=shares is None,
+            sampler=shares,
+            drop_last=True,
+            collate_fn=_collate_training,
+            **_workers(self.train),
         )
+
+    def val_dataloader(self) -> DataLoader[Sample]:
+        """Return all validation images in order, as the runtime would see them."""
+        return DataLoader(
+            self.val,
+            batch_size=self.batch_size,
+            collate_fn=_collate_evaluation,
+            **_workers(self.val),
+        )
+
+
+def _workers(samples: ResizedSplit) -> dict[str, Any]:
     # Workers have no share in a cache in memory: each would fill its own.
     workers = 0 if samples.cached else cpu_threads()
-    return DataLoader(
-        AugmentedSplit(samples),
-        batch_size=batch_size,
-        shuffle=True,
-        drop_last=True,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        collate_fn=_collate_training,
-    )
-
-
-def evaluation_loader(samples: ResizedSplit, batch_size: int) -> DataLoader[Sample]:
-    """Return batches in order, as the runtime would see them."""
-    workers = 0 if samples.cached else cpu_threads()
-    return DataLoader(
-        samples, batch_size=batch_size, num_workers=workers, collate_fn=_collate_evaluation
-    )
+    return {
+        "num_workers": workers,
+        "persistent_workers": workers > 0,
+        "pin_memory": torch.cuda.is_available(),
+    }
 
 
 def _collate_training(samples: list[tuple[Tensor, Tensor]]) -> Batch:
     images, masks = zip(*samples, strict=True)
-    return Batch(torch.stack(images), torch.stack(masks).long(), ())
+    return Batch(torch.stack(images), torch.stack(masks), ())
 
 
 def _collate_evaluation(samples: list[Sample]) -> Batch:
     images = torch.from_numpy(np.stack([sample.image for sample in samples]))
-    masks = torch.from_numpy(np.stack([sample.mask for sample in samples])).long()
-    return Batch(images, masks, tuple(torch.from_numpy(s.truth.copy()) for s in samples))
+    masks = torch.from_numpy(np.stack([sample.mask for sample in samples]))
+    truths = (sample.truth for sample in samples)
+    return Batch(images, masks, tuple(torch.tensor(t) for t in truths if t is not None))

@@ -14,9 +14,10 @@ import lightning
 import torch
 from safetensors.torch import save
 
+from edgeseg.errors import InputError
 from edgeseg.files import atomic_write
 from edgeseg_train.module import SegmentationModule
-from edgeseg_train.run_folder import WEIGHTS, Result
+from edgeseg_train.run_folder import CONFIG, WEIGHTS, Result, RunConfig
 
 METRICS = "metrics.csv"
 
@@ -39,11 +40,26 @@ class Epoch:
 
 
 class History(lightning.Callback):
-    """Collects epochs, keeps ``metrics.csv`` up to date and saves the best weights so far."""
+    """Collects epochs, and keeps a usable run folder: the best weights so far and what they are.
 
-    def __init__(self, folder: Path, tell: Callable[[Epoch], None]) -> None:
-        """Write into ``folder``; ``tell`` is called with each finished epoch."""
-        self.folder, self.tell = folder, tell
+    Every device keeps the same history, because its numbers are summed over all; only the
+    first one writes.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        describe: Callable[[Result], RunConfig],
+        tell: Callable[[Epoch], None],
+    ) -> None:
+        """Write into ``folder``.
+
+        Args:
+            folder: an existing folder.
+            describe: makes the run's configuration for a result.
+            tell: called with each finished epoch.
+        """
+        self.folder, self.describe, self.tell = folder, describe, tell
         self.epochs: list[Epoch] = []
         self.best: Epoch | None = None
         self._start = time.perf_counter()
@@ -51,14 +67,45 @@ class History(lightning.Callback):
     def on_validation_epoch_end(
         self, trainer: lightning.Trainer, module: lightning.LightningModule
     ) -> None:
-        """Close an epoch: Lightning validates at the end of each."""
-        if trainer.sanity_checking or not isinstance(module, SegmentationModule):
+        """Close an epoch: Lightning validates at the end of each.
+
+        Raises:
+            InputError: no validation pixel is labelled, so nothing can be measured.
+        """
+        if not isinstance(module, SegmentationModule):
             return
+        epoch = self._epoch(trainer, module)
+        self.epochs.append(epoch)
+        is_best = self.best is None or epoch.val_miou > self.best.val_miou
+        if is_best:
+            self.best = epoch
+        if trainer.is_global_zero:
+            atomic_write(self.folder / METRICS, _csv(self.epochs))
+            if is_best:
+                self._save(module)
+            self.tell(epoch)
+
+    def config(self) -> RunConfig:
+        """Describe the saved weights; an epoch must have finished."""
+        if self.best is None:
+            raise RuntimeError("no epoch has finished")
+        best = self.best
+        return self.describe(
+            Result(
+                step=best.step,
+                val_loss=best.val_loss,
+                val_pixel_accuracy=best.val_pixel_accuracy,
+                val_miou=best.val_miou,
+                classes_present=best.val_classes_present,
+            )
+        )
+
+    def _epoch(self, trainer: lightning.Trainer, module: SegmentationModule) -> Epoch:
         train_loss, train = module.train_accuracy.compute()
         val_loss, val = module.val_accuracy.compute()
-        if not trainer.is_global_zero:
-            return
-        epoch = Epoch(
+        if not val.classes_present:
+            raise InputError("the validation images have no labelled pixel")
+        return Epoch(
             epoch=len(self.epochs) + 1,
             step=trainer.global_step,
             seconds=round(time.perf_counter() - self._start, 1),
@@ -71,29 +118,11 @@ class History(lightning.Callback):
             val_miou=val.mean_iou,
             val_classes_present=val.classes_present,
         )
-        self.epochs.append(epoch)
-        self._save(epoch, module)
-        self.tell(epoch)
 
-    def result(self) -> Result:
-        """Return the validation of the saved weights; training must have finished an epoch."""
-        if self.best is None:
-            raise RuntimeError("no epoch has finished")
-        best = self.best
-        return Result(
-            step=best.step,
-            val_loss=best.val_loss,
-            val_pixel_accuracy=best.val_pixel_accuracy,
-            val_miou=best.val_miou,
-            classes_present=best.val_classes_present,
-        )
-
-    def _save(self, epoch: Epoch, module: SegmentationModule) -> None:
-        atomic_write(self.folder / METRICS, _csv(self.epochs))
-        if self.best is not None and not epoch.val_miou > self.best.val_miou:
-            return
-        self.best = epoch
+    def _save(self, module: SegmentationModule) -> None:
         atomic_write(self.folder / WEIGHTS, weights_bytes(module.network.unet))
+        text = self.config().model_dump_json(indent=2) + "\n"
+        atomic_write(self.folder / CONFIG, text.encode())
 
 
 def weights_bytes(unet: torch.nn.Module) -> bytes:

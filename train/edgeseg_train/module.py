@@ -36,6 +36,11 @@ def segmentation_loss(logits_nchw: Tensor, masks: Tensor) -> Tensor:
     return total / (masks != IGNORE_INDEX).sum().clamp(min=1)
 
 
+def _labelled(masks: Tensor) -> Tensor:
+    """Return the number of pixels that count."""
+    return (masks != IGNORE_INDEX).sum()
+
+
 class Accuracy(torch.nn.Module):
     """Loss and confusion matrix of one split over an epoch, summed over all devices."""
 
@@ -48,9 +53,9 @@ class Accuracy(torch.nn.Module):
 
     def compute(self) -> tuple[float, ConfusionMatrix]:
         """Return mean loss and the confusion matrix of ``edgeseg.metrics``; then start afresh."""
+        matrix = ConfusionMatrix(self.confusion.num_classes)
         counts = self.confusion.compute().cpu().numpy().astype(np.int64)
-        matrix = ConfusionMatrix(len(counts))
-        matrix.counts += counts
+        matrix.counts += counts.reshape(matrix.counts.shape)  # of one class it is a scalar
         loss = float(self.loss.compute())
         self.loss.reset()
         self.confusion.reset()
@@ -70,27 +75,37 @@ class SegmentationModule(lightning.LightningModule):
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """Return the loss of one batch."""
         logits = self.network(batch.images)
-        loss = segmentation_loss(logits, batch.masks)
-        if not torch.isfinite(loss):
+        masks = batch.masks.long()
+        loss = segmentation_loss(logits, masks)
+        if not self._finite_everywhere(loss):
             raise GateFailed(
                 f"training diverged: the loss is {loss.item()} at step {self.global_step}; "
                 "use a lower --lr"
             )
-        self.train_accuracy.loss.update(loss.detach())
+        self.train_accuracy.loss.update(loss.detach(), weight=_labelled(masks))
         classes = logits.detach().max(dim=1).indices  # twice as fast as argmax on a CPU
-        self.train_accuracy.confusion.update(classes, batch.masks)
+        self.train_accuracy.confusion.update(classes, masks)
         self.log("loss", loss.detach(), prog_bar=True)
         return loss
 
     def validation_step(self, batch: Batch, index: int) -> None:
         """Measure one batch at the masks' own sizes, as the runtime's output is used."""
         logits = self.network(batch.images)
-        self.val_accuracy.loss.update(segmentation_loss(logits, batch.masks))
+        masks = batch.masks.long()
+        self.val_accuracy.loss.update(segmentation_loss(logits, masks), weight=_labelled(masks))
         class_maps = logits.argmax(1).to(torch.uint8).cpu().numpy()
         for class_map, truth in zip(class_maps, batch.truths, strict=True):
             full = resize_class_map(class_map, *truth.shape)
             found = torch.tensor(full, device=self.device)
             self.val_accuracy.confusion.update(found.long(), truth.long())
+
+    def _finite_everywhere(self, loss: Tensor) -> bool:
+        """Whether the loss is finite on every device: all must stop together, or none."""
+        finite = torch.isfinite(loss.detach())
+        if self.trainer.world_size > 1:
+            count = self.trainer.strategy.reduce(finite.float(), reduce_op="sum")
+            return bool(count == self.trainer.world_size)
+        return bool(finite)
 
     def configure_optimizers(self) -> Any:
         """Return AdamW, with the one-cycle schedule (arXiv:1708.07120) where configured."""

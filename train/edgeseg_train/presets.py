@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from edgeseg.errors import UsageError, show
 from edgeseg_train.unet import Activation, Norm, UNetConfig, Upsample
@@ -15,12 +15,13 @@ Schedule = Literal["constant", "onecycle"]
 class TrainingConfig(BaseModel):
     """How to train; written to the run folder.
 
-    ``epochs`` ends the training unless ``max_steps`` (optimiser steps) does so earlier.
+    Training ends after ``epochs`` or ``max_steps`` (optimiser steps), whichever comes first;
+    None is no limit. ``batch_size`` is per device.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    epochs: int = Field(ge=1)
+    epochs: int | None = Field(ge=1)
     max_steps: int | None = Field(default=None, ge=1)
     batch_size: int = Field(ge=1)
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -28,6 +29,12 @@ class TrainingConfig(BaseModel):
     clip: float = Field(default=1.0, gt=0)
     schedule: Schedule
     seed: int = Field(default=0, ge=0, lt=2**32)
+
+    @model_validator(mode="after")
+    def _ends(self) -> TrainingConfig:
+        if self.epochs is None and self.max_steps is None:
+            raise ValueError("neither epochs nor max_steps ends the training")
+        return self
 
 
 class Preset(BaseModel):
@@ -62,7 +69,7 @@ PRESETS = {
         size=(512, 512),
         training=TrainingConfig(epochs=50, batch_size=16, lr=1e-4, schedule="constant"),
     ),
-    # A quarter of the channels' cost, built from operations that INT8 kernels have.
+    # Half the channels, so a quarter of the multiplications; all of it has INT8 kernels.
     "edge": Preset(
         features=(32, 64, 128, 256),
         norm="both",

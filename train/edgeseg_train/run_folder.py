@@ -15,6 +15,7 @@ from safetensors.torch import load
 
 from edgeseg.documents import read_document
 from edgeseg.errors import ArtifactError, first_line, show
+from edgeseg.files import sha256_bytes
 from edgeseg.labels import Labels
 from edgeseg.preprocess import Preprocessing
 from edgeseg_train.presets import TrainingConfig
@@ -38,7 +39,7 @@ class DataInfo(BaseModel):
 class Result(BaseModel):
     """Validation of the saved weights, at the masks' own sizes; ``step`` is when they were best."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     step: int
     val_loss: float
@@ -73,6 +74,11 @@ def read_config(run: Path) -> RunConfig:
         found = "does not exist" if not run.exists() else f"has no {CONFIG}"
         raise ArtifactError(f"run folder {show(run)} {found}; expected what 'edgeseg train' wrote")
     return read_document(path, RunConfig, "run configuration")
+
+
+def weights_sha256(run: Path) -> str:
+    """Return the SHA-256 of a run's weights; ``load_network`` says what is wrong with them."""
+    return sha256_bytes((run / WEIGHTS).read_bytes())
 
 
 def load_network(run: Path, config: RunConfig) -> SegmentationNetwork:

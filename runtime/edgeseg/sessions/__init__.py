@@ -56,7 +56,7 @@ def choose(bundle: Bundle, backend: str = AUTO, variant: str | None = None) -> C
 
     Raises:
         UsageError: unknown names, or a CPU variant on another backend.
-        ArtifactError: the variant did not pass its gates at export.
+        ArtifactError: the bundle did not pass its gates at export.
     """
     if backend == AUTO:
         working = [name for name in _AUTO_ORDER if ort.problem(name) is None]
@@ -73,9 +73,9 @@ def choose(bundle: Bundle, backend: str = AUTO, variant: str | None = None) -> C
     entry = bundle.variant(variant)
     if entry.target == "cpu" and not on_cpu:
         raise UsageError(f"variant {show(variant)} is for CPUs and does not run on {chosen}")
-    if failures := entry.parity.failures:
+    if failures := bundle.manifest.failures:
         raise ArtifactError(
-            f"bundle {show(bundle.path)} was rejected at export: {variant}: {'; '.join(failures)}"
+            f"bundle {show(bundle.path)} was rejected at export: {'; '.join(failures)}"
         )
     return Choice(chosen, variant, why)
 

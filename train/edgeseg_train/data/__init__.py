@@ -57,10 +57,12 @@ class DataSource:
         return self.splits[name]
 
 
-def evenly_spaced(total: int, count: int) -> list[int]:
-    """Return up to ``count`` indices spread over 0 .. total - 1."""
-    count = min(total, count)
-    return [i * total // count for i in range(count)]
+def drawn(total: int, count: int) -> list[int]:
+    """Return up to ``count`` of the indices 0 .. total - 1, drawn once and for all, in order.
+
+    Drawn and not evenly spaced, because data repeats with periods (videos, our scene kinds).
+    """
+    return sorted(np.random.RandomState(0).permutation(total)[:count].tolist())
 
 
 def open_source(spec: str) -> DataSource:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from edgeseg_train.data import DataSource, Split, SplitName
 from edgeseg_train.data.synthetic import render_scene
 
 DEFAULT_COUNTS = (2000, 200)
+
+
+_render = lru_cache(maxsize=2)(render_scene)  # picture and mask are asked for one by one
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,11 @@ class SyntheticSplit:
 
     def image(self, index: int) -> NDArray[np.uint8]:
         """Render the picture, uint8 (H, W, 3)."""
-        return render_scene(index, self.name)[0]
+        return _render(index, self.name)[0]
 
     def mask(self, index: int) -> NDArray[np.uint8]:
         """Render the truth, uint8 (H, W), zero-based ADE20K ids."""
-        return render_scene(index, self.name)[1]
+        return _render(index, self.name)[1]
 
 
 def open_synthetic(spec: str, counts: str) -> DataSource:
