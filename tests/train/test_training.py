@@ -190,7 +190,6 @@ def config_split(spec: str) -> Split:
     return open_source(spec).split("val")
 
 
-@pytest.mark.slow
 def test_two_processes_train_one_run(tmp_path: Path) -> None:
     out = tmp_path / "run"
     options = "--preset tiny --features 2,4 --size 16x16 --batch-size 2 --epochs 2 --devices 2"

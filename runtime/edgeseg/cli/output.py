@@ -87,7 +87,13 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str =
 
     Columns whose name starts with ``>`` are right-aligned; only the last column wraps.
     """
-    grid = Table(box=None, title=one_line(title) or None, title_justify="left", pad_edge=False)
+    grid = Table(
+        box=None,
+        title=one_line(title) or None,
+        title_justify="left",
+        pad_edge=False,
+        show_header=any(columns),
+    )
     for i, name in enumerate(columns):
         side: Literal["left", "right"] = "right" if name.startswith(">") else "left"
         grid.add_column(name.removeprefix(">"), justify=side, no_wrap=i < len(columns) - 1)
