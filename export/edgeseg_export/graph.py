@@ -114,7 +114,10 @@ def to_onnx(
                 raise ArtifactError("the ONNX exporter returned nothing")
             model = onnxslim.slim(program.model_proto)
     except (torch.onnx.errors.OnnxExporterError, RuntimeError, ValueError) as error:
-        raise ArtifactError(f"the ONNX exporter failed: {first_line(error)}") from error
+        cause = _root_cause(error)
+        if isinstance(cause, KeyboardInterrupt):  # the exporter wraps that, too
+            raise cause from None
+        raise ArtifactError(f"the ONNX exporter failed: {first_line(cause)}") from error
     _clean(model)
     return checked_bytes(model)
 
@@ -144,6 +147,13 @@ def checked_bytes(model: onnx.ModelProto) -> bytes:
         raise ArtifactError(f"the exported graph is invalid: {first_line(error)}") from error
     data: bytes = model.SerializeToString(deterministic=True)
     return data
+
+
+def _root_cause(error: BaseException) -> BaseException:
+    """Return what the exporter's layers of explanations are about."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _output_names(output: OutputKind) -> tuple[str, ...]:

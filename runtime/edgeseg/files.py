@@ -79,10 +79,20 @@ def staged_folder(target: Path, marker: str, *, force: bool) -> Iterator[Path]:
     staging.mkdir()
     try:
         yield staging
-        refuse_existing(target, marker, force=force)  # somebody may have made it meanwhile
+        _keep_if_taken(staging, target, marker, force=force)
         replace_folder(staging, target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _keep_if_taken(staging: Path, target: Path, marker: str, *, force: bool) -> None:
+    """Check again, because somebody may have made ``target`` meanwhile; no work is lost then."""
+    try:
+        refuse_existing(target, marker, force=force)
+    except UsageError as error:
+        kept = target.with_name(f"{target.name}.kept-{os.getpid()}")
+        staging.replace(kept)
+        raise UsageError(f"{error}; this result was kept as {show(kept)}") from error
 
 
 def replace_folder(source: Path, target: Path) -> None:

@@ -85,7 +85,7 @@ def read_mask(path: str | Path) -> NDArray[np.integer[Any]]:
             raise InputError(f"mask {name} has {frames} frames; expected one")
         if image.mode not in _MASK_MODES:
             raise InputError(
-                f"mask {name} has mode {image.mode}, which looks like a colour picture; "
+                f"mask {name} has mode {image.mode}, which is no map of class ids; "
                 "expected one channel of class ids (modes L, P or I;16)"
             )
         if image.mode == "L" and _raw_mode(image) != "L":

@@ -118,7 +118,12 @@ def parse_class_table(text: str, name: str) -> tuple[Labels, frozenset[int]]:
             ) from error
         if class_id in rows or class_id in void:
             raise InputError(f"class table {show(name)} line {line}: id {class_id} appears twice")
-        if row.get("role") == "void":
+        role = row.get("role") or "class"
+        if role not in ("class", "void"):
+            raise InputError(
+                f"class table {show(name)} line {line}: role {show(role)} is neither class nor void"
+            )
+        if role == "void":
             void.add(class_id)
         else:
             rows[class_id] = (row["name"], color)

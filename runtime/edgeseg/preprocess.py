@@ -7,7 +7,7 @@ same function; therefore their numbers are comparable.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,8 @@ from edgeseg.errors import UsageError, show
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 MAX_SIDE = 8192
+
+Positive = Annotated[float, Field(gt=0)]
 
 
 class Preprocessing(BaseModel):
@@ -34,7 +36,7 @@ class Preprocessing(BaseModel):
     resize: Literal["stretch"] = "stretch"
     interpolation: Literal["bilinear"] = "bilinear"  # Pillow's: antialiased when shrinking
     mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    std: tuple[Positive, Positive, Positive] = IMAGENET_STD
 
 
 def parse_size(text: str) -> tuple[int, int]:

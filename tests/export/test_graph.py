@@ -142,6 +142,20 @@ def test_the_file_tells_nothing_about_the_exporting_machine(make_network) -> Non
         assert word not in model
 
 
+def test_an_interrupt_inside_the_exporter_stays_an_interrupt(
+    make_network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            raise torch.onnx.errors.OnnxExporterError("Failed to export") from error
+
+    monkeypatch.setattr(torch.onnx, "export", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        to_onnx(make_network(), 8, 8)
+
+
 EXPORT_AGAIN = """
 import hashlib, pathlib, sys
 from edgeseg_export.graph import to_onnx

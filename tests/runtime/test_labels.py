@@ -152,6 +152,11 @@ def test_a_missing_table_and_a_binary_one_are_input_errors(tmp_path: Path) -> No
         read_class_table(tmp_path / "binary.tsv")
 
 
+def test_a_role_that_is_no_role_is_refused() -> None:
+    with pytest.raises(InputError, match="role 'viod'"):
+        parse_class_table("id\tname\tr\tg\tb\trole\n0\ta\t0\t0\t0\tviod\n", "classes.tsv")
+
+
 def test_two_classes_of_one_name_are_refused() -> None:
     with pytest.raises(InputError, match="same name"):
         parse_class_table("id\tname\tr\tg\tb\n0\ta\t0\t0\t0\n1\ta\t1\t1\t1\n", "classes.tsv")

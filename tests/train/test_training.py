@@ -17,7 +17,16 @@ from PIL import Image
 from safetensors.torch import load, save_file
 
 from edgeseg.cli.main import main
-from edgeseg.errors import ArtifactError, EdgeSegError, GateFailed, InputError, UsageError
+from edgeseg.cpu import cpu_threads
+from edgeseg.errors import (
+    ArtifactError,
+    DeviceError,
+    EdgeSegError,
+    GateFailed,
+    InputError,
+    ResourceError,
+    UsageError,
+)
 from edgeseg.metrics import ConfusionMatrix
 from edgeseg.preprocess import Preprocessing, resize_class_map, resize_image
 from edgeseg_train import dataset, training
@@ -190,6 +199,36 @@ def config_split(spec: str) -> Split:
     return open_source(spec).split("val")
 
 
+def test_more_devices_than_there_are_is_a_device_error(tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match="--devices 1000"):
+        train(dataclasses.replace(job(), devices=1000), tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_a_resource_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(training, "write_curves", full)
+    with pytest.raises(ResourceError, match=r"No space left.*run\.failed"):
+        train(job(), tmp_path / "run")
+
+
+def test_a_run_that_somebody_else_finished_first_does_not_cost_ours(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+
+    def other(epoch: Epoch) -> None:
+        out.mkdir()
+        (out / "config.json").write_text("theirs")
+
+    with pytest.raises(UsageError, match=r"kept as '.*run\.kept-"):
+        train(job(), out, tell=other)
+    assert (out / "config.json").read_text() == "theirs"
+    (kept,) = tmp_path.glob("run.kept-*")
+    load_network(kept, read_config(kept))
+
+
+@pytest.mark.skipif(cpu_threads() < 2, reason="needs two CPU cores")
 def test_two_processes_train_one_run(tmp_path: Path) -> None:
     out = tmp_path / "run"
     options = "--preset tiny --features 2,4 --size 16x16 --batch-size 2 --epochs 2 --devices 2"

@@ -23,6 +23,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 from torch import nn
 
 import edgeseg
+from edgeseg.cpu import cpu_threads
 from edgeseg.errors import DeviceError, EdgeSegError, ResourceError, first_line, show
 from edgeseg.files import refuse_existing, replace_folder, staged_folder
 from edgeseg.preprocess import Preprocessing, resize_class_map, resize_image
@@ -130,6 +131,8 @@ def _explained(error: Exception) -> EdgeSegError:
     """Return an error of ours for whatever ended the training."""
     if isinstance(error, torch.OutOfMemoryError):
         return ResourceError(f"out of memory: {first_line(error)}; use a smaller --batch-size")
+    if isinstance(error, OSError | MemoryError):
+        return ResourceError(first_line(error))
     if not isinstance(error, EdgeSegError):
         return EdgeSegError(f"{type(error).__name__}: {first_line(error)}")
     lines = str(error).strip().splitlines()
@@ -192,6 +195,8 @@ def _trainer(job: Job, history: History, *, progress: bool) -> lightning.Trainer
     cuda, devices = torch.cuda.is_available(), job.devices or 1
     if cuda and devices > torch.cuda.device_count():
         raise DeviceError(f"--devices {devices}: this machine has {torch.cuda.device_count()} GPUs")
+    if not cuda and devices > cpu_threads():
+        raise DeviceError(f"--devices {devices}: no GPU here, and {cpu_threads()} CPU cores")
     return lightning.Trainer(
         accelerator="gpu" if cuda else "cpu",
         devices=devices,

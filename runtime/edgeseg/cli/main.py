@@ -13,7 +13,9 @@ import errno
 import io
 import json
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -99,19 +101,35 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     switches = {switch for switch in own if switch in SWITCHES}
     argv = [word for word in own if word not in SWITCHES] + end + rest
     _prepare_streams()
+    _clean_up_when_terminated()
     try:
         status = _dispatch(argv, as_json="--json" in switches, quiet="--quiet" in switches)
         sys.stdout.flush()
     except KeyboardInterrupt as interrupt:
-        kept = f": {interrupt}" if str(interrupt) else ""
-        print(f"edgeseg: interrupted{kept}", file=sys.stderr)  # noqa: T201 - the error line
-        status = INTERRUPTED
+        status = _report_interrupt(interrupt, as_json="--json" in switches)
     except BrokenPipeError:
         _drop_output()
         status = BROKEN_PIPE
     except Exception as error:
         status = _report(error, as_json="--json" in switches, debug="--debug" in switches)
     sys.exit(status)
+
+
+def _clean_up_when_terminated() -> None:
+    """Treat SIGTERM as Ctrl-C, so that nothing half-written stays behind."""
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if in_main_thread and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def _report_interrupt(interrupt: KeyboardInterrupt, *, as_json: bool) -> int:
+    message = f"interrupted: {interrupt}" if str(interrupt) else "interrupted"
+    document = {"error": {"type": "Interrupted", "message": message, "code": INTERRUPTED}}
+    with contextlib.suppress(OSError):  # nobody reads
+        print(f"edgeseg: {one_line(message)}", file=sys.stderr)  # noqa: T201 - the error line
+        if as_json:
+            print(json.dumps(document), flush=True)  # noqa: T201 - the command's result
+    return INTERRUPTED
 
 
 def _prepare_streams() -> None:

@@ -42,7 +42,8 @@ class Output:
     def note(self, text: str) -> None:
         """Say something about the work, on stderr."""
         if not self.quiet:
-            typer.echo(one_line(text), err=True)
+            # Not typer.echo: this stream is the one that a progress bar on screen redirects.
+            sys.stderr.write(one_line(text) + "\n")
 
     def error(self, text: str) -> None:
         """Say what failed, on stderr, also with ``--quiet``; the command goes on to its result."""
