@@ -236,7 +236,7 @@ def _warnings(rows: Sequence[Row]) -> list[str]:
         if noisy:
             found.append(
                 f"noisy machine: {row.variant} on {row.backend} varied by {row.cov_pct:.0f} % and "
-                f"drifted by {row.drift_pct:+.0f} %; trust the speed-up more than the times"
+                f"drifted by {row.drift_pct:+.0f} %; measure again when it is quiet"
             )
     return found
 

@@ -35,6 +35,7 @@ def software_facts() -> Facts:
         "python": platform.python_version(),
         "edgeseg": __version__,
         **{name: _version(name) for name in ("onnxruntime", "torch", "numpy", "pillow")},
+        "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "default"),
     }
 
 
