@@ -90,10 +90,10 @@ def test_a_missed_gate_leaves_the_rejected_bundle_and_the_old_one(
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     real = exporting.to_onnx
 
-    def spoiled(network, *size: int, **options: object) -> bytes:  # type: ignore[no-untyped-def]
+    def spoiled(network, *size: int, **options: object) -> bytes:
         with torch.no_grad():
             network.unet.final_conv.bias[0] += 100
-        model = real(network, *size, **options)  # type: ignore[arg-type]
+        model = real(network, *size, **options)
         with torch.no_grad():
             network.unet.final_conv.bias[0] -= 100
         return model
@@ -115,7 +115,7 @@ def test_a_folder_of_somebody_else_named_rejected_is_not_replaced(
     (tmp_path / "b.rejected").mkdir()
     (tmp_path / "b.rejected" / "notes.txt").write_text("mine")
     with pytest.raises(UsageError, match=r"b\.rejected"):
-        export(tiny_run, tmp_path / "b", Options(**LOW))  # type: ignore[arg-type]
+        export(tiny_run, tmp_path / "b", Options(**LOW))
     assert (tmp_path / "b.rejected" / "notes.txt").read_text() == "mine"
     assert [path.name for path in tmp_path.iterdir()] == ["b.rejected"]
 
@@ -140,7 +140,7 @@ def test_a_crash_while_exporting_leaves_the_old_bundle(
 def test_logits_can_be_exported_and_give_the_same_class_maps(
     tiny_run: Path, tiny_export: Path, tmp_path: Path, output: str
 ) -> None:
-    options = Options(precisions=("fp32",), output=output, **LOW)  # type: ignore[arg-type]
+    options = Options(precisions=("fp32",), output=output, **LOW)
     export(tiny_run, tmp_path / "b", options)
     image = open_source("synthetic:1+1").split("val").image(0)
     expected = Segmenter.load(tiny_export, "ort:cpu", "fp32")(image).class_map
@@ -149,7 +149,7 @@ def test_logits_can_be_exported_and_give_the_same_class_maps(
 
 
 def test_a_dynamic_bundle_runs_at_the_size_asked_for(tiny_run: Path, tmp_path: Path) -> None:
-    export(tiny_run, tmp_path / "b", Options(dynamic_size=True, **LOW))  # type: ignore[arg-type]
+    export(tiny_run, tmp_path / "b", Options(dynamic_size=True, **LOW))
     image = open_source("synthetic:1+1").split("val").image(0)
     small, large = (
         Segmenter.load(tmp_path / "b", size=size)(image).class_map for size in ((16, 16), (64, 96))
@@ -161,7 +161,7 @@ def test_a_dynamic_bundle_runs_at_the_size_asked_for(tiny_run: Path, tmp_path: P
 
 
 def test_another_size_is_padded_and_stays_static(tiny_run: Path, tmp_path: Path) -> None:
-    export(tiny_run, tmp_path / "b", Options(precisions=("fp32",), size=(30, 45), **LOW))  # type: ignore[arg-type]
+    export(tiny_run, tmp_path / "b", Options(precisions=("fp32",), size=(30, 45), **LOW))
     bundle = Bundle.open(tmp_path / "b")
     assert bundle.manifest.input.shape == ("batch", 30, 45, 3)
     with pytest.raises(UsageError, match="--dynamic size"):

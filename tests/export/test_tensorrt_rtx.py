@@ -57,7 +57,7 @@ def test_every_architecture_parses_and_builds(
     trt: Any, make_network, activation: str, upsample: str, output: str
 ) -> None:
     network = make_network(activation=activation, upsample=upsample)
-    model = to_onnx(network, 32, 32, output=output)  # type: ignore[arg-type]
+    model = to_onnx(network, 32, 32, output=output)
     engine, errors = build(trt, model, (32, 32, 32))
     assert errors == []
     assert engine is not None

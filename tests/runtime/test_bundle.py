@@ -47,7 +47,7 @@ def test_the_manifest_text_survives_a_round_trip(tiny_bundle: Path) -> None:
 def test_the_manifest_is_frozen(tiny_bundle: Path) -> None:
     manifest = Bundle.open(tiny_bundle).manifest
     with pytest.raises(ValidationError, match="frozen"):
-        manifest.dynamic_size = True  # type: ignore[misc]
+        manifest.dynamic_size = True
 
 
 # --- files
@@ -365,7 +365,7 @@ class Bomb:
         self.trace = trace
 
     def __reduce__(self) -> tuple[Any, tuple[str]]:
-        return Path.touch, (Path(self.trace),)  # type: ignore[return-value]
+        return Path.touch, (Path(self.trace),)
 
 
 def test_the_reference_gives_its_arrays(bundle: Path, replace_file: Replace) -> None:

@@ -520,4 +520,4 @@ def test_a_mask_with_several_pages_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("source", [None, 7, bytearray(b"x"), ["a.png"]])
 def test_other_kinds_of_sources_are_input_errors(source: object) -> None:
     with pytest.raises(InputError, match="give a path, bytes"):
-        read_image(source)  # type: ignore[arg-type]
+        read_image(source)

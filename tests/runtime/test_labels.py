@@ -82,7 +82,7 @@ def test_inconsistent_labels_are_refused(wrong: dict[str, object]) -> None:
 def test_labels_are_frozen() -> None:
     labels = numbered_labels(2)
     with pytest.raises(ValidationError):
-        labels.names = ("x", "y")  # type: ignore[misc]
+        labels.names = ("x", "y")
 
 
 def test_a_class_table_is_read() -> None:

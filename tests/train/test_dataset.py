@@ -25,7 +25,7 @@ def training_samples(spec: str) -> ResizedSplit:
 
 
 def validation_batches(samples: ResizedSplit) -> list[Batch]:
-    return list(Loaders(samples, samples, 3).val_dataloader())  # type: ignore[arg-type]
+    return list(Loaders(samples, samples, 3).val_dataloader())
 
 
 def test_evaluation_batches_are_pillows_bilinear_images_and_nearest_masks(
@@ -68,7 +68,7 @@ def test_augmentation_moves_picture_and_mask_together() -> None:
             mask[:, SIZE[1] // 2 :] = 1
             return mask
 
-    augmented = dataset.AugmentedSplit(ResizedSplit(Halves(), SIZE, keep_truth=False))  # type: ignore[arg-type]
+    augmented = dataset.AugmentedSplit(ResizedSplit(Halves(), SIZE, keep_truth=False))
     sides = set()
     for _ in range(20):
         image, mask = augmented[0]
@@ -95,7 +95,7 @@ def test_a_mask_of_another_size_than_its_picture_is_an_error(samples: ResizedSpl
             return np.zeros((6, 4), dtype=np.uint8)
 
     with pytest.raises(InputError, match=r"'odd'.*\(4, 6\).*\(6, 4\)"):
-        ResizedSplit(Odd(), SIZE, keep_truth=True)  # type: ignore[arg-type]
+        ResizedSplit(Odd(), SIZE, keep_truth=True)
 
 
 def test_a_large_split_is_read_by_workers_and_gives_the_same_batches(
