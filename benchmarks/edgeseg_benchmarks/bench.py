@@ -113,9 +113,12 @@ def _split(plan: Plan, bundle: Bundle) -> Split:
 def _segmenters(plan: Plan, bundle: Bundle) -> list[Segmenter]:
     size = network_size(bundle, None)
     sessions: list[Session] = []
-    for backend, variant in _pairs(plan, bundle):
+    pairs = _pairs(plan, bundle)
+    # A GPU against CPU backends would compare devices, not runtimes.
+    on_gpu = any(backend not in (TORCH, *CPU_BACKENDS) for backend, _ in pairs)
+    for backend, variant in pairs:
         if backend == TORCH:
-            sessions.append(_torch_session(plan, bundle))
+            sessions.append(_torch_session(plan, bundle, on_gpu=on_gpu))
         else:
             sessions.append(open_session(bundle, backend, variant))
     return [Segmenter(session, bundle.manifest.labels, size) for session in sessions]
@@ -133,14 +136,12 @@ def _pairs(plan: Plan, bundle: Bundle) -> list[tuple[str, str]]:
     return list(dict.fromkeys(found))
 
 
-def _torch_session(plan: Plan, bundle: Bundle) -> Session:
+def _torch_session(plan: Plan, bundle: Bundle, *, on_gpu: bool) -> Session:
     if plan.run is None:
         raise UsageError("backend torch needs --run RUN, the folder the bundle came from")
     from edgeseg_benchmarks.torch_session import TorchSession  # a device has no torch
 
-    others = {choose(bundle, b, FP32).backend for b in plan.backends if b != TORCH}
-    # A GPU against CPU backends would compare devices, not runtimes.
-    return TorchSession(plan.run, bundle, on_gpu=not others <= set(CPU_BACKENDS))
+    return TorchSession(plan.run, bundle, on_gpu=on_gpu)
 
 
 def _rows(

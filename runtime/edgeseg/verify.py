@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from edgeseg.bundle import Bundle
 from edgeseg.errors import GateFailed
+from edgeseg.metrics import agreement
 from edgeseg.sessions import Session
 
 
@@ -55,12 +56,12 @@ def verify(bundle: Bundle, session: Session) -> Verification:
     bundle.check_files()
     reference = bundle.reference()
     found = np.concatenate([session.infer(image[np.newaxis]) for image in reference.images])
-    agreement, margin = compare(found, reference.class_maps, reference.margins)
+    share, margin = compare(found, reference.class_maps, reference.margins)
     gate = bundle.variant(session.variant).parity.min_agreement
-    outcome = Verification(session.backend, session.variant, len(found), agreement, gate, margin)
+    outcome = Verification(session.backend, session.variant, len(found), share, gate, margin)
     if not outcome.passed:
         raise GateFailed(
-            f"{session.variant} on {session.backend} agrees with PyTorch on {agreement:.4%} of "
+            f"{session.variant} on {session.backend} agrees with PyTorch on {share:.4%} of "
             f"pixels; the bundle requires {gate:.2%} (widest flipped margin {margin:.3f})"
         )
     return outcome
@@ -72,4 +73,4 @@ def compare(
     """Compare class maps (N, H, W): return the agreement 0..1 and the widest flipped margin."""
     flipped = found != reference
     widest = float(margins[flipped].max(initial=0)) if flipped.any() else 0.0
-    return 1 - float(flipped.mean()), widest
+    return agreement(found, reference), widest

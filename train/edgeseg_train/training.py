@@ -89,13 +89,13 @@ def train(
             _leave_if_helper()
             _draw(job, history, folder)
         except KeyboardInterrupt:
-            if not history.epochs:
+            if not history.epochs or is_helper_process():
                 raise KeyboardInterrupt("nothing was kept: no epoch had finished") from None
             interrupted = True
             _draw(job, history, folder)
         except Exception as error:
             explained = _explained(error)
-            if not history.epochs:
+            if not history.epochs or is_helper_process():  # a helper's folder has no weights
                 raise explained from error
             replace_folder(folder, failed)
             raise type(explained)(
