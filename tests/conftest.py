@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
 
 # The numbers that tests expect are the CPU's, also on a machine with a GPU.
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+# Trainings keep decoded samples for the next one; those of tests go away with them.
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="edgeseg-tests-")
+atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 DATA = "synthetic:12+4"
 SIZE = (32, 48)
@@ -31,8 +38,9 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a run folder: 2 epochs of a U-Net with features (4, 8) on 12 synthetic scenes."""
     from edgeseg.preprocess import Preprocessing
     from edgeseg_train.data import open_source
-    from edgeseg_train.presets import TrainingConfig
-    from edgeseg_train.training import Job, train
+    from edgeseg_train.job import Job
+    from edgeseg_train.recipe import TrainingConfig
+    from edgeseg_train.training import train
     from edgeseg_train.unet import UNetConfig
 
     out = tmp_path_factory.mktemp("runs") / "tiny"

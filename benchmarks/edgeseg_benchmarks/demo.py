@@ -27,10 +27,11 @@ from edgeseg_benchmarks.cli import show_report
 from edgeseg_benchmarks.report import Report
 from edgeseg_export.describe import FP32, INT8_CPU
 from edgeseg_export.exporting import export
-from edgeseg_train.cli import epoch_line
 from edgeseg_train.data import open_source
+from edgeseg_train.job import Job
 from edgeseg_train.presets import preset
-from edgeseg_train.training import Job, train
+from edgeseg_train.progress import TerminalReporter
+from edgeseg_train.training import train
 
 DATA = "synthetic:480+80"
 SCENES = 6
@@ -73,7 +74,7 @@ def main(
 
 def _stages(folder: Path, output: Output) -> Report:
     output.note("1/5 train: preset tiny on synthetic scenes")
-    train(_job(), folder / "run", tell=lambda epoch: output.note("  " + epoch_line(epoch)))
+    train(_job(), folder / "run", report=TerminalReporter(output))
     output.note("2/5 export")
     export(folder / "run", folder / "bundle", tell=lambda text: output.note("  " + text))
     output.note("3/5 verify")

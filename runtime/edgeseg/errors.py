@@ -11,7 +11,8 @@ A message is one line: what was found (named), what was expected, what to do.
     |- ResourceError       7  out of memory or disk, not writable
     `- MeasurementInvalid  8  a benchmark ran but its numbers must not be used
 
-Exit code 0 is success, 1 an internal bug, 130 an interrupt, 141 a closed pipe.
+Exit code 0 is success, 1 an internal bug, 130 an interrupt (Ctrl-C), 141 a closed pipe,
+143 a request to end (SIGTERM).
 """
 
 from __future__ import annotations
@@ -67,6 +68,10 @@ class MeasurementInvalid(EdgeSegError):
     """A benchmark ran, but its numbers must not be used."""
 
     exit_code = 8
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came: an interrupt that somebody else asked for, so the status is 143, not 130."""
 
 
 def show(value: object, limit: int = 200) -> str:

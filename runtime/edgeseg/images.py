@@ -68,8 +68,11 @@ def read_image(source: ImageSource) -> NDArray[np.uint8]:
         return _to_rgb_array(image, name)
 
 
-def read_mask(path: str | Path) -> NDArray[np.integer[Any]]:
+def read_mask(source: str | Path | bytes) -> NDArray[np.integer[Any]]:
     """Decode one annotation file.
+
+    Args:
+        source: a path, or the bytes of a file.
 
     Returns:
         integer (H, W), the ids exactly as stored; palette files give their indices.
@@ -77,15 +80,18 @@ def read_mask(path: str | Path) -> NDArray[np.integer[Any]]:
     Raises:
         InputError: missing, unreadable, or a colour picture instead of ids.
     """
-    name = show(str(path))
-    with _open(path, name, MASK_FORMATS) as image:
+    name = f"data ({len(source)} bytes)" if isinstance(source, bytes) else show(str(source))
+    with _open(source, name, MASK_FORMATS) as image:
         with _reading(name):
             frames = getattr(image, "n_frames", 1)
         if frames > 1:
             raise InputError(f"mask {name} has {frames} frames; expected one")
         if image.mode not in _MASK_MODES:
+            colours = (
+                ": it looks like a colour or resized mask" if len(image.getbands()) > 1 else ""
+            )
             raise InputError(
-                f"mask {name} has mode {image.mode}, which is no map of class ids; "
+                f"mask {name} has mode {image.mode}, which is no map of class ids{colours}; "
                 "expected one channel of class ids (modes L, P or I;16)"
             )
         if image.mode == "L" and _raw_mode(image) != "L":

@@ -1,6 +1,8 @@
-"""Batches: the deployed resize, masks nearest, truths at their own sizes."""
+"""Batches: the deployed resize for evaluation, and training batches that depend on nothing else."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,35 +10,38 @@ import torch
 from PIL import Image
 
 from edgeseg.errors import InputError
-from edgeseg_train import dataset
 from edgeseg_train.data import open_source
-from edgeseg_train.dataset import Batch, Loaders, ResizedSplit
+from edgeseg_train.dataset import (
+    Batch,
+    EpochBatches,
+    EvaluationSplit,
+    evaluation_loader,
+    training_loader,
+)
+from edgeseg_train.prepare import PreparedSplit, prepare
+from edgeseg_train.recipe import Augmentation
 
 SIZE = (24, 40)
 
 
-@pytest.fixture
-def samples() -> ResizedSplit:
-    return ResizedSplit(open_source("synthetic:6+3").split("val"), SIZE, keep_truth=True)
+def prepared(name: str, cache: Path | None = None) -> PreparedSplit:
+    split = open_source("synthetic:6+3").split(name)  # type: ignore[arg-type]
+    return prepare(split, SIZE, 150, keep_truth=name == "val", cache=cache)
 
 
-def training_samples(spec: str) -> ResizedSplit:
-    return ResizedSplit(open_source(spec).split("train"), SIZE, keep_truth=False)
+def evaluated(
+    samples: PreparedSplit, *, devices: int = 1, rank: int = 0, size: int = 2
+) -> list[Batch]:
+    return list(evaluation_loader(EvaluationSplit(samples, devices=devices, rank=rank), size, 0))
 
 
-def validation_batches(samples: ResizedSplit) -> list[Batch]:
-    return list(Loaders(samples, samples, 3).val_dataloader())
-
-
-def test_evaluation_batches_are_pillows_bilinear_images_and_nearest_masks(
-    samples: ResizedSplit,
-) -> None:
-    (batch,) = validation_batches(samples)
+def test_evaluation_batches_are_pillows_bilinear_images_and_nearest_masks() -> None:
+    split = open_source("synthetic:6+3").split("val")
+    (batch,) = evaluated(prepared("val"), size=3)
     assert batch.images.shape == (3, *SIZE, 3)
-    assert batch.images.dtype == torch.uint8
-    assert batch.masks.dtype == torch.uint8
+    assert batch.images.dtype == batch.masks.dtype == torch.uint8
     for i in range(3):
-        image, mask = samples.split.image(i), samples.split.mask(i)
+        image, mask = split.image(i), split.mask(i)
         resized = Image.fromarray(image).resize(SIZE[::-1], Image.Resampling.BILINEAR)
         np.testing.assert_array_equal(batch.images[i].numpy(), np.asarray(resized))
         nearest = Image.fromarray(mask).resize(SIZE[::-1], Image.Resampling.NEAREST)
@@ -44,68 +49,78 @@ def test_evaluation_batches_are_pillows_bilinear_images_and_nearest_masks(
         np.testing.assert_array_equal(batch.truths[i].numpy(), mask)
 
 
-def test_training_batches_have_one_size_and_only_ids_of_the_scenes() -> None:
-    samples = training_samples("synthetic:6+3")
-    batches = list(Loaders(samples, samples, 4).train_dataloader())
-    assert len(batches) == 1  # the incomplete one is left out
-    known = set(np.unique(np.concatenate([samples[i].mask.ravel() for i in range(6)])).tolist())
-    assert batches[0].images.shape == (4, *SIZE, 3)
-    assert batches[0].images.dtype == torch.uint8
-    assert set(batches[0].masks.unique().tolist()) <= known
+def test_devices_evaluate_all_images_and_none_twice() -> None:
+    samples = prepared("val")
+    whole = torch.cat([batch.images for batch in evaluated(samples)])
+    shares = [evaluated(samples, devices=2, rank=rank) for rank in (0, 1)]
+    parts = [torch.cat([batch.images for batch in share]) for share in shares]
+    torch.testing.assert_close(parts[0], whole[[0, 2]])
+    torch.testing.assert_close(parts[1], whole[[1]])
 
 
-def test_augmentation_moves_picture_and_mask_together() -> None:
-    torch.manual_seed(3)
-
-    class Halves:
-        names = ("halves",)
-
-        def image(self, index: int) -> np.ndarray:
-            return np.repeat(self.mask(index)[:, :, None] * 250, 3, axis=2)
-
-        def mask(self, index: int) -> np.ndarray:
-            mask = np.zeros(SIZE, dtype=np.uint8)
-            mask[:, SIZE[1] // 2 :] = 1
-            return mask
-
-    augmented = dataset.AugmentedSplit(ResizedSplit(Halves(), SIZE, keep_truth=False))
-    sides = set()
-    for _ in range(20):
-        image, mask = augmented[0]
-        bright = image.float().mean(dim=2) > 100
-        assert (bright == (mask == 1)).float().mean() > 0.9
-        sides.add(int(mask[0, 0]))
-    assert sides == {0, 1}  # flipped both ways
+def indices(batches: EpochBatches, epoch: int = 0, start: int = 0) -> list[list[int]]:
+    batches.epoch, batches.start = epoch, start
+    return [[index for index, _ in batch] for batch in batches]
 
 
-def test_fewer_images_than_a_batch_is_an_error() -> None:
-    samples = training_samples("synthetic:3+1")
-    with pytest.raises(InputError, match="fewer than one batch"):
-        Loaders(samples, samples, 4).train_dataloader()
+def test_an_epoch_has_every_image_at_most_once_and_epochs_differ() -> None:
+    batches = EpochBatches(10, 3, seed=0)
+    first, second = indices(batches, 0), indices(batches, 1)
+    assert [len(batch) for batch in first] == [3, 3, 3]  # the incomplete one is left out
+    assert len({i for batch in first for i in batch}) == 9
+    assert first != second
+    assert first == indices(EpochBatches(10, 3, seed=0), 0)
+    assert first != indices(EpochBatches(10, 3, seed=1), 0)
 
 
-def test_a_mask_of_another_size_than_its_picture_is_an_error(samples: ResizedSplit) -> None:
-    class Odd:
-        names = ("odd",)
-
-        def image(self, index: int) -> np.ndarray:
-            return np.zeros((4, 6, 3), dtype=np.uint8)
-
-        def mask(self, index: int) -> np.ndarray:
-            return np.zeros((6, 4), dtype=np.uint8)
-
-    with pytest.raises(InputError, match=r"'odd'.*\(4, 6\).*\(6, 4\)"):
-        ResizedSplit(Odd(), SIZE, keep_truth=True)
+def test_an_epoch_goes_on_where_it_was_left() -> None:
+    batches = EpochBatches(20, 3, seed=5)
+    whole = indices(batches, epoch=2)
+    assert indices(batches, epoch=2, start=4) == whole[4:]
+    assert len(batches) == len(whole) - 4
+    assert indices(batches, epoch=2, start=6) == []
 
 
-def test_a_large_split_is_read_by_workers_and_gives_the_same_batches(
-    monkeypatch: pytest.MonkeyPatch, samples: ResizedSplit
-) -> None:
-    monkeypatch.setattr(dataset, "CACHE_BYTES", 0)
-    streamed = ResizedSplit(samples.split, SIZE, keep_truth=True)
-    assert samples.cached
-    assert not streamed.cached
-    (expected,) = validation_batches(samples)
-    (batch,) = validation_batches(streamed)
-    torch.testing.assert_close(batch.images, expected.images)
-    torch.testing.assert_close(batch.masks, expected.masks)
+def test_two_devices_together_see_the_batches_of_one() -> None:
+    one = indices(EpochBatches(20, 4, seed=1))
+    two = [indices(EpochBatches(20, 2, seed=1, devices=2, rank=rank)) for rank in (0, 1)]
+    assert [a + b for a, b in zip(*two, strict=True)] == one
+
+
+def test_an_incomplete_group_of_passes_is_left_out() -> None:
+    assert EpochBatches(20, 2, seed=0, accumulate=4).batches == 8
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "3 training images are fewer than one batch of 4; use a smaller --batch-size"),
+        ({"devices": 2}, "one batch of 4 on 2 devices;"),
+        ({"accumulate": 3}, "one batch of 4 in 3 passes;"),
+    ],
+)
+def test_fewer_images_than_a_batch_is_an_error(options: dict[str, int], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        EpochBatches(3, 4, seed=0, **options)
+
+
+def training_batches(samples: PreparedSplit, workers: int, start: int = 0) -> list[Batch]:
+    batches = EpochBatches(len(samples), 2, seed=3)
+    batches.epoch, batches.start = 1, start
+    return list(training_loader(samples, batches, Augmentation(blur=0.5), workers))
+
+
+def test_training_batches_are_the_same_for_any_workers_cache_and_restart(tmp_path: Path) -> None:
+    whole = training_batches(prepared("train"), 0)
+    assert len(whole) == 3
+    assert whole[0].images.shape == (2, *SIZE, 3)
+    others = (
+        training_batches(prepared("train", tmp_path), 0),
+        training_batches(prepared("train", tmp_path), 2),
+    )
+    torch.rand(100)  # the global random state has no say
+    for other in (*others, [whole[0], *training_batches(prepared("train"), 0, start=1)]):
+        for expected, batch in zip(whole, other, strict=True):
+            torch.testing.assert_close(batch.images, expected.images)
+            torch.testing.assert_close(batch.masks, expected.masks)
+            assert batch.seconds > 0

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import json
+import hashlib
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +14,6 @@ import torch
 from PIL import Image
 from safetensors.torch import load, save_file
 
-from edgeseg.cli.main import main
-from edgeseg.cpu import cpu_threads
 from edgeseg.errors import (
     ArtifactError,
     DeviceError,
@@ -29,12 +25,15 @@ from edgeseg.errors import (
 )
 from edgeseg.metrics import ConfusionMatrix
 from edgeseg.preprocess import Preprocessing, resize_class_map, resize_image
-from edgeseg_train import dataset, training
+from edgeseg_train import training
 from edgeseg_train.data import Split, open_source
 from edgeseg_train.history import Epoch
-from edgeseg_train.presets import PRESETS, TrainingConfig
-from edgeseg_train.run_folder import load_network, read_config
-from edgeseg_train.training import Job, train
+from edgeseg_train.job import Job, Resources
+from edgeseg_train.loop import Step
+from edgeseg_train.recipe import TrainingConfig
+from edgeseg_train.report import Reporter
+from edgeseg_train.run_folder import RunConfig, load_network, read_config
+from edgeseg_train.training import train
 from edgeseg_train.unet import UNetConfig
 
 
@@ -55,6 +54,7 @@ def test_a_run_folder_has_everything_and_nothing_else(tiny_run: Path) -> None:
         "curves.png",
         "metrics.csv",
         "model.safetensors",
+        "per_class.csv",
         "samples.png",
     }
     for name in ("curves.png", "samples.png"):
@@ -118,32 +118,84 @@ def test_an_existing_run_is_refused_and_force_replaces_only_runs(tmp_path: Path)
     assert read_config(out).result.step == 2
 
 
-def test_a_diverging_training_stops_and_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(GateFailed, match=r"diverged.*lower --lr"):
+def test_a_diverging_training_stops_after_three_bad_steps_and_leaves_nothing(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(GateFailed, match=r"not finite 3 times in a row.*lower --lr"):
         train(job(lr=1e30, clip=1e30, epochs=20, batch_size=1), tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failure_after_an_epoch_keeps_its_weights_beside_the_old_run(
+class Spoiler(Reporter):
+    """Makes the loss NaN at some steps, by spoiling what the network computes."""
+
+    def __init__(self, steps: set[int]) -> None:
+        self.steps, self.losses = steps, []
+
+    def step(self, step: Step) -> None:
+        self.losses.append(step.loss)
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, spoiler: Spoiler) -> None:
+    forward = training.SegmentationLoss.forward
+
+    def spoiled(self, logits, *rest):  # type: ignore[no-untyped-def]
+        bad = logits.requires_grad and len(spoiler.losses) in spoiler.steps
+        return forward(self, logits, *rest) * (float("nan") if bad else 1)
+
+    monkeypatch.setattr(training.SegmentationLoss, "forward", spoiled)
+
+
+def test_single_bad_steps_change_nothing_and_training_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoiler = Spoiler({1, 2, 4})
+    spoil(monkeypatch, spoiler)
+    config = train(job(epochs=3), tmp_path / "run", report=spoiler)
+    assert np.isnan(spoiler.losses).tolist() == [False, True, True, False, True, False]
+    assert np.isfinite(config.result.val_loss)
+    load_network(tmp_path / "run", config)  # refuses weights that are not finite
+
+
+def test_three_bad_steps_in_a_row_leave_the_last_good_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoiler = Spoiler({2, 3, 4})
+    spoil(monkeypatch, spoiler)
+    with pytest.raises(GateFailed, match=r"diverged.*run\.partial'.*--resume"):
+        train(job(epochs=3), tmp_path / "run", report=spoiler)
+    partial = tmp_path / "run.partial"
+    load_network(partial, read_config(partial))
+    spoiler.steps = set()
+    assert train(job(epochs=3), tmp_path / "run", resume=True, report=spoiler).result.step > 0
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+class FailAt(Reporter):
+    """Raises in an epoch."""
+
+    def __init__(self, epoch: int, error: BaseException) -> None:
+        self.at, self.error = epoch, error
+
+    def epoch(self, epoch: Epoch) -> None:
+        if epoch.epoch == self.at:
+            raise self.error
+
+
+def test_a_failure_after_an_epoch_keeps_what_was_reached_beside_the_old_run(
     tmp_path: Path, tiny_run: Path
 ) -> None:
     out = Path(shutil.copytree(tiny_run, tmp_path / "run"))
     before = (out / "model.safetensors").read_bytes()
-
-    def fail(epoch: Epoch) -> None:
-        if epoch.epoch == 2:
-            raise RuntimeError("the disk\nis on fire")
-
-    with pytest.raises(EdgeSegError, match=r"RuntimeError: the disk; .*run\.failed"):
-        train(job(epochs=3), out, force=True, tell=fail)
+    report = FailAt(2, RuntimeError("the disk\nis on fire"))
+    with pytest.raises(EdgeSegError, match=r"RuntimeError: the disk; .*run\.partial"):
+        train(job(epochs=3), out, force=True, report=report)
     assert (out / "model.safetensors").read_bytes() == before
-    failed = tmp_path / "run.failed"
-    assert load_network(failed, read_config(failed)).unet.config.features == (2,)
+    partial = tmp_path / "run.partial"
+    assert load_network(partial, read_config(partial)).unet.config.features == (2,)
 
 
-def test_an_unreadable_picture_in_a_worker_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unreadable_picture_in_a_worker_is_one_line(tmp_path: Path) -> None:
     for split, count in (("train", 4), ("val", 1)):
         for i in range(count):
             for folder, mode in (("images", "RGB"), ("annotations", "L")):
@@ -152,12 +204,11 @@ def test_an_unreadable_picture_in_a_worker_is_one_line(
                 Image.new(mode, (16, 16)).save(path)
     broken = tmp_path / "data" / "images" / "train" / "3.png"
     broken.write_bytes(broken.read_bytes()[:40])
-    monkeypatch.setattr(dataset, "CACHE_BYTES", 0)
     source = open_source(f"folder:{tmp_path / 'data'}")
     model = UNetConfig(num_classes=1, features=(2,))
     spoiled = dataclasses.replace(job(), source=source, model=model)
     with pytest.raises(InputError, match=r"^file '.*3\.png' is") as caught:
-        train(spoiled, tmp_path / "run")
+        train(spoiled, tmp_path / "run", resources=Resources(workers=2, cache=None))
     assert len(str(caught.value).splitlines()) == 1
 
 
@@ -201,7 +252,7 @@ def config_split(spec: str) -> Split:
 
 def test_more_devices_than_there_are_is_a_device_error(tmp_path: Path) -> None:
     with pytest.raises(DeviceError, match="--devices 1000"):
-        train(dataclasses.replace(job(), devices=1000), tmp_path / "run")
+        train(job(), tmp_path / "run", resources=Resources(devices=1000))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -210,53 +261,19 @@ def test_a_full_disk_is_a_resource_error(tmp_path: Path, monkeypatch: pytest.Mon
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(training, "write_curves", full)
-    with pytest.raises(ResourceError, match=r"No space left.*run\.failed"):
+    with pytest.raises(ResourceError, match=r"No space left.*run\.partial"):
         train(job(), tmp_path / "run")
-
-
-def test_a_run_that_somebody_else_finished_first_does_not_cost_ours(tmp_path: Path) -> None:
-    out = tmp_path / "run"
-
-    def other(epoch: Epoch) -> None:
-        out.mkdir()
-        (out / "config.json").write_text("theirs")
-
-    with pytest.raises(UsageError, match=r"kept as '.*run\.kept-"):
-        train(job(), out, tell=other)
-    assert (out / "config.json").read_text() == "theirs"
-    (kept,) = tmp_path.glob("run.kept-*")
-    load_network(kept, read_config(kept))
-
-
-@pytest.mark.skipif(cpu_threads() < 2, reason="needs two CPU cores")
-def test_two_processes_train_one_run(tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    options = "--preset tiny --features 2,4 --size 16x16 --batch-size 2 --epochs 2 --devices 2"
-    command = [sys.executable, "-m", "edgeseg", "train", "--data", "synthetic:9+3", "--json"]
-    done = subprocess.run(
-        [*command, "--out", str(out), *options.split()], capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["result"]["step"] in (2, 4)
-    rows = list(csv.DictReader((out / "metrics.csv").open()))
-    assert [row["step"] for row in rows] == ["2", "4"]  # 9 images, 2 processes, batches of 2
-    assert [path.name for path in tmp_path.iterdir()] == ["run"]
-
-
-def test_an_interrupt_keeps_the_best_weights_of_the_finished_epochs(tmp_path: Path) -> None:
-    def interrupt(epoch: object) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        train(job(epochs=3), tmp_path / "run", tell=interrupt)
-    config = read_config(tmp_path / "run")
-    assert config.result.step == 2
-    load_network(tmp_path / "run", config)
 
 
 @pytest.fixture
 def copy(tiny_run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_run, tmp_path / "copy"))
+
+
+def describing(config: RunConfig, weights: Path) -> RunConfig:
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    result = config.result.model_copy(update={"weights_sha256": digest})
+    return config.model_copy(update={"result": result})
 
 
 def test_weights_that_are_missing_damaged_or_not_finite_are_artifact_errors(copy: Path) -> None:
@@ -267,12 +284,14 @@ def test_weights_that_are_missing_damaged_or_not_finite_are_artifact_errors(copy
         load_network(copy, config)
     weights["final_conv.bias"][0] = float("nan")
     save_file(weights, path)
-    with pytest.raises(ArtifactError, match=r"final_conv\.bias.*not finite"):
+    with pytest.raises(ArtifactError, match=r"is not what config\.json describes"):
         load_network(copy, config)
+    with pytest.raises(ArtifactError, match=r"final_conv\.bias.*not finite"):
+        load_network(copy, describing(config, path))
     del weights["final_conv.bias"]
     save_file(weights, path)
     with pytest.raises(ArtifactError, match="does not fit"):
-        load_network(copy, config)
+        load_network(copy, describing(config, path))
     path.unlink()
     with pytest.raises(ArtifactError, match=r"no model\.safetensors"):
         load_network(copy, config)
@@ -283,60 +302,3 @@ def test_a_damaged_configuration_is_an_artifact_error(copy: Path, text: str) -> 
     (copy / "config.json").write_text(text)
     with pytest.raises(ArtifactError):
         read_config(copy)
-
-
-def test_presets_name_the_reference_recipe() -> None:
-    seed = PRESETS["seed"]
-    assert (seed.features, seed.size) == ((64, 128, 256, 512), (512, 512))
-    assert (seed.norm, seed.activation, seed.upsample) == ("first", "gelu", "transpose")
-    recipe = seed.training
-    assert (recipe.lr, recipe.weight_decay, recipe.clip) == (1e-4, 0.01, 1.0)
-
-
-def run_cli(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as exit_info:
-        main(["train", *arguments])
-    assert isinstance(exit_info.value.code, int)
-    return exit_info.value.code
-
-
-def test_the_command_trains_and_prints_one_json_document(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "run"
-    options = "--preset tiny --features 2,4 --size 16x24 --max-steps 2 --batch-size 2 --json"
-    status = run_cli("--data", "synthetic:4+1", "--out", str(out), *options.split())
-    assert status == 0
-    document = json.loads(capsys.readouterr().out)
-    assert document["model"]["features"] == [2, 4]
-    preprocessing = document["preprocessing"]
-    assert (preprocessing["height"], preprocessing["width"]) == (16, 24)
-    assert np.isfinite(document["result"]["val_loss"])
-
-
-@pytest.mark.parametrize(
-    ("options", "status", "words"),
-    [
-        ("--preset huge", 2, "no preset 'huge'"),
-        ("--features 4,x", 2, "--features"),
-        ("--features 0", 2, "--features"),
-        ("--size 0x4", 2, "size"),
-        ("--size 4by4", 2, "size"),
-        ("--lr nan", 2, "--lr"),
-        ("--lr -1", 2, "--lr"),
-        ("--batch-size 0", 2, "batch-size"),
-        ("--norm none", 2, "norm"),
-        ("--wat", 2, "No such option"),
-        ("--data folder:/nowhere", 3, "does not exist"),
-        ("--data synthetic:2+1 --batch-size 8", 3, "fewer than one batch"),
-    ],
-)
-def test_bad_arguments_are_one_line_and_leave_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: str, status: int, words: str
-) -> None:
-    assert run_cli("--out", str(tmp_path / "run"), *options.split(), "--quiet") == status
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert words in captured.err
-    assert len(captured.err.splitlines()) == 1
-    assert list(tmp_path.iterdir()) == []

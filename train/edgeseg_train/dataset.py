@@ -1,167 +1,156 @@
-"""From a data split to batches: augmentation for training, the deployed resize for evaluation."""
+"""From prepared samples to batches, the same ones whatever the workers, devices and restarts.
+
+Which images make a batch, and what augmentation does to each, follows from (seed, epoch,
+image) alone. So a training that is resumed, or read by other workers, sees the same data.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import lightning
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
-from torchvision import tv_tensors
-from torchvision.transforms import v2
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from edgeseg.cpu import cpu_threads
-from edgeseg.errors import InputError, show
-from edgeseg.preprocess import resize_class_map, resize_image
-from edgeseg_train.data import Split
+from edgeseg.errors import InputError
+from edgeseg_train.augment import Augment
+from edgeseg_train.prepare import PreparedSplit, Sample
+from edgeseg_train.recipe import Augmentation
 
-CACHE_BYTES = 2**30  # keep a split's resized samples in memory up to this size
+Draw = tuple[int, int]  # image index, seed of its augmentation
 
 
 class Batch(NamedTuple):
     """Images uint8 (N, H, W, 3), masks uint8 (N, H, W) at network size, originals' masks.
 
     ``truths`` are uint8 (h, w) at each picture's own size, what accuracy is measured on;
-    empty in training.
+    empty in training. ``seconds`` is the time that one worker took to make the batch.
     """
 
     images: Tensor
     masks: Tensor
-    truths: tuple[Tensor, ...]
+    truths: tuple[Tensor, ...] = ()
+    seconds: float = 0.0
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch with images and masks on a device."""
+        images = self.images.to(device, non_blocking=True)
+        return self._replace(images=images, masks=self.masks.to(device, non_blocking=True))
 
 
-@dataclass(frozen=True)
-class Sample:
-    """One pair at network size, and for evaluation the mask at its own size."""
+class AugmentedSplit(Dataset[tuple[Tensor, Tensor, float]]):
+    """Training samples, changed at random: image (H, W, 3), mask (H, W), seconds it took."""
 
-    image: NDArray[np.uint8]
-    mask: NDArray[np.uint8]
-    truth: NDArray[np.uint8] | None
-
-
-class ResizedSplit(Dataset[Sample]):
-    """A split through ``edgeseg.preprocess``, cached in memory when it is small enough."""
-
-    def __init__(self, split: Split, size: tuple[int, int], *, keep_truth: bool) -> None:
-        """Wrap ``split`` at the network's (height, width); reads the first sample."""
-        self.split, self.size, self.keep_truth = split, size, keep_truth
-        self._cache: dict[int, Sample] | None = None
-        first = self[0]
-        arrays = (first.image, first.mask, *([] if first.truth is None else [first.truth]))
-        if len(self) * sum(array.nbytes for array in arrays) <= CACHE_BYTES:
-            self._cache = {0: first}
-
-    @property
-    def cached(self) -> bool:
-        """Whether samples stay in memory after their first use."""
-        return self._cache is not None
-
-    def __len__(self) -> int:
-        return len(self.split.names)
-
-    def __getitem__(self, index: int) -> Sample:
-        """Return a sample.
-
-        Raises:
-            InputError: unreadable, or image and mask differ in size.
-        """
-        if self._cache is not None and index in self._cache:
-            return self._cache[index]
-        image, truth = self.split.image(index), self.split.mask(index)
-        if image.shape[:2] != truth.shape:
-            raise InputError(
-                f"sample {show(self.split.names[index])}: the image is {image.shape[:2]}, "
-                f"its mask {truth.shape} (height, width)"
-            )
-        sample = Sample(resize_image(image, *self.size), resize_class_map(truth, *self.size), truth)
-        if self._cache is not None:
-            self._cache[index] = sample
-        return sample
-
-
-class AugmentedSplit(Dataset[tuple[Tensor, Tensor]]):
-    """Random flips, crops and colours for training; masks always nearest."""
-
-    def __init__(self, samples: ResizedSplit) -> None:
-        """Augment ``samples`` at their own size."""
-        self.samples = samples
-        self._transform = v2.Compose(
-            [
-                v2.RandomHorizontalFlip(),
-                v2.RandomResizedCrop(samples.size, scale=(0.6, 1.0), antialias=True),
-                v2.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2),
-            ]
-        )
+    def __init__(self, samples: PreparedSplit, augmentation: Augmentation) -> None:
+        self.samples, self._augment = samples, Augment(augmentation, samples.size)
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """Return image uint8 (H, W, 3) and mask uint8 (H, W)."""
+    def __getitem__(self, draw: Draw) -> tuple[Tensor, Tensor, float]:
+        """Return one sample as its seed says."""
+        start = time.perf_counter()
+        index, seed = draw
         sample = self.samples[index]
-        image = tv_tensors.Image(torch.tensor(sample.image).permute(2, 0, 1))
-        mask = tv_tensors.Mask(torch.tensor(sample.mask))
-        image, mask = self._transform(image, mask)
-        return image.as_subclass(Tensor).permute(1, 2, 0), mask.as_subclass(Tensor)
+        image, mask = torch.tensor(sample.image), torch.tensor(sample.mask)
+        return *self._augment(image, mask, seed), time.perf_counter() - start
 
 
-class Loaders(lightning.LightningDataModule):
-    """The batches of a training, on any number of devices.
+class EpochBatches(Sampler[list[Draw]]):
+    """This device's batches of an epoch, from ``start`` on; set ``epoch`` and ``start`` first.
 
-    Training images are shared out among the devices; every device validates on all images,
-    because sharing them out evenly would count some twice.
+    One global batch is ``devices * batch_size`` consecutive images of the epoch's order, and
+    each device takes its part, so the devices' number does not change what a step learns
+    from. The last, incomplete group of ``accumulate`` global batches is left out.
     """
 
-    def __init__(self, train: ResizedSplit, val: ResizedSplit, batch_size: int) -> None:
-        """Batch two splits; ``batch_size`` is per device."""
-        super().__init__()
-        self.train, self.val, self.batch_size = train, val, batch_size
-
-    def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
-        """Return this device's share, shuffled and augmented, without the incomplete batch.
+    def __init__(
+        self,
+        images: int,
+        batch_size: int,
+        *,
+        seed: int,
+        accumulate: int = 1,
+        devices: int = 1,
+        rank: int = 0,
+    ) -> None:
+        """Share out ``images`` images.
 
         Raises:
-            InputError: fewer images than one batch.
+            InputError: fewer images than one optimiser step needs.
         """
-        devices, rank = 1, 0
-        if self.trainer is not None:
-            devices, rank = self.trainer.world_size, self.trainer.global_rank
-        if len(self.train) < self.batch_size * devices:
+        self.images, self.batch_size, self.seed = images, batch_size, seed
+        self.devices, self.rank = devices, rank
+        self.batches = images // (batch_size * devices * accumulate) * accumulate
+        if not self.batches:
+            parts = [f"{batch_size}"]
+            parts += [f"on {devices} devices"] if devices > 1 else []
+            parts += [f"in {accumulate} passes"] if accumulate > 1 else []
             raise InputError(
-                f"{len(self.train)} training images are fewer than one batch of "
-                f"{self.batch_size} on {devices} device(s); use a smaller --batch-size"
+                f"{images} training images are fewer than one batch of {' '.join(parts)}; "
+                "use a smaller --batch-size"
             )
-        augmented = AugmentedSplit(self.train)
-        shares: DistributedSampler[Any] | None = None
-        if devices > 1:
-            shares = DistributedSampler(augmented, devices, rank, shuffle=True, drop_last=True)
-        return DataLoader(
-            augmented,
-            batch_size=self.batch_size,
-            shuffle=shares is None,
-            sampler=shares,
-            drop_last=True,
-            collate_fn=_collate_training,
-            **_workers(self.train),
-        )
+        self.epoch = self.start = 0
 
-    def val_dataloader(self) -> DataLoader[Sample]:
-        """Return all validation images in order, as the runtime would see them."""
-        return DataLoader(
-            self.val,
-            batch_size=self.batch_size,
-            collate_fn=_collate_evaluation,
-            **_workers(self.val),
-        )
+    def __len__(self) -> int:
+        return self.batches - self.start
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        """Yield lists of (image index, augmentation seed)."""
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.images)
+        for batch in range(self.start, self.batches):
+            first = (batch * self.devices + self.rank) * self.batch_size
+            yield [self._draw(int(i)) for i in order[first : first + self.batch_size]]
+
+    def _draw(self, index: int) -> Draw:
+        seed = np.random.SeedSequence((self.seed, self.epoch, index)).generate_state(1)[0]
+        return index, int(seed)
 
 
-def _workers(samples: ResizedSplit) -> dict[str, Any]:
-    # Workers have no share in a cache in memory: each would fill its own.
-    workers = 0 if samples.cached else cpu_threads()
+class EvaluationSplit(Dataset[Sample]):
+    """Every ``devices``-th sample as the runtime would see it; together all, none twice."""
+
+    def __init__(self, samples: PreparedSplit, *, devices: int = 1, rank: int = 0) -> None:
+        self.samples, self.indices = samples, range(rank, len(samples), devices)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, position: int) -> Sample:
+        return self.samples[self.indices[position]]
+
+
+def training_loader(
+    samples: PreparedSplit, batches: EpochBatches, augmentation: Augmentation, workers: int
+) -> DataLoader[tuple[Tensor, Tensor, float]]:
+    """Return augmented training batches."""
+    return DataLoader(
+        AugmentedSplit(samples, augmentation),
+        batch_sampler=batches,
+        collate_fn=_collate_training,
+        **_workers(workers),
+    )
+
+
+def evaluation_loader(split: EvaluationSplit, batch_size: int, workers: int) -> DataLoader[Sample]:
+    """Return samples in order, in batches."""
+    return DataLoader(
+        split, batch_size=batch_size, collate_fn=_collate_evaluation, **_workers(workers)
+    )
+
+
+def default_workers(samples: PreparedSplit, devices: int) -> int:
+    """Return how many processes should read: none where the CPU has the network to train."""
+    if not torch.cuda.is_available() and samples.cache is not None:
+        return 0
+    return max(1, cpu_threads() // devices)
+
+
+def _workers(workers: int) -> dict[str, Any]:
     return {
         "num_workers": workers,
         "persistent_workers": workers > 0,
@@ -169,9 +158,9 @@ def _workers(samples: ResizedSplit) -> dict[str, Any]:
     }
 
 
-def _collate_training(samples: list[tuple[Tensor, Tensor]]) -> Batch:
-    images, masks = zip(*samples, strict=True)
-    return Batch(torch.stack(images), torch.stack(masks), ())
+def _collate_training(samples: list[tuple[Tensor, Tensor, float]]) -> Batch:
+    images, masks, seconds = zip(*samples, strict=True)
+    return Batch(torch.stack(images), torch.stack(masks), seconds=sum(seconds))
 
 
 def _collate_evaluation(samples: list[Sample]) -> Batch:

@@ -5,26 +5,31 @@ from __future__ import annotations
 import csv
 import io
 import math
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-import lightning
 import torch
 from safetensors.torch import save
 
-from edgeseg.errors import InputError
-from edgeseg.files import atomic_write
-from edgeseg_train.module import SegmentationModule
+from edgeseg.files import atomic_write, sha256_bytes
+from edgeseg.labels import Labels
+from edgeseg.metrics import ConfusionMatrix
 from edgeseg_train.run_folder import CONFIG, WEIGHTS, Result, RunConfig
 
 METRICS = "metrics.csv"
+PER_CLASS = "per_class.csv"
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """One row of ``metrics.csv``; accuracies are shares 0..1, NaN where nothing was counted."""
+    """One row of ``metrics.csv``; accuracies are shares 0..1, NaN where nothing was counted.
+
+    ``images_per_second`` is what training reached, ``loader_images_per_second`` what reading
+    and augmenting alone would reach, ``waiting`` the share of the training's time that was
+    spent waiting for data; all three over all devices.
+    """
 
     epoch: int
     step: int
@@ -35,11 +40,15 @@ class Epoch:
     train_miou: float
     val_loss: float
     val_pixel_accuracy: float
+    val_mean_class_accuracy: float
     val_miou: float
     val_classes_present: int
+    images_per_second: float
+    loader_images_per_second: float
+    waiting: float
 
 
-class History(lightning.Callback):
+class History:
     """Collects epochs, and keeps a usable run folder: the best weights so far and what they are.
 
     Every device keeps the same history, because its numbers are summed over all; only the
@@ -47,82 +56,81 @@ class History(lightning.Callback):
     """
 
     def __init__(
-        self,
-        folder: Path,
-        describe: Callable[[Result], RunConfig],
-        tell: Callable[[Epoch], None],
+        self, folder: Path, labels: Labels, describe: Callable[[Result], RunConfig], *, write: bool
     ) -> None:
-        """Write into ``folder``.
+        """Write into ``folder``, where ``write``.
 
         Args:
             folder: an existing folder.
+            labels: names of the classes.
             describe: makes the run's configuration for a result.
-            tell: called with each finished epoch.
+            write: whether this process writes files.
         """
-        self.folder, self.describe, self.tell = folder, describe, tell
+        self.folder, self.labels, self.describe, self.write = folder, labels, describe, write
         self.epochs: list[Epoch] = []
-        self.best: Epoch | None = None
-        self._start = time.perf_counter()
+        self.best: Result | None = None
 
-    def on_validation_epoch_end(
-        self, trainer: lightning.Trainer, module: lightning.LightningModule
-    ) -> None:
-        """Close an epoch: Lightning validates at the end of each.
-
-        Raises:
-            InputError: no validation pixel is labelled, so nothing can be measured.
-        """
-        if not isinstance(module, SegmentationModule):
-            return
-        epoch = self._epoch(trainer, module)
+    def record(self, epoch: Epoch, val: ConfusionMatrix, unet: torch.nn.Module) -> None:
+        """Add a finished epoch; write the metrics and, when they are the best, the weights."""
         self.epochs.append(epoch)
-        is_best = self.best is None or epoch.val_miou > self.best.val_miou
-        if is_best:
-            self.best = epoch
-        if trainer.is_global_zero:
-            atomic_write(self.folder / METRICS, _csv(self.epochs))
-            if is_best:
-                self._save(module)
-            self.tell(epoch)
+        better = self.best is None or epoch.val_miou > self.best.val_miou
+        weights = weights_bytes(unet) if better else b""
+        if better:
+            self.best = _result(epoch, val, weights)
+        if self.write:
+            atomic_write(self.folder / METRICS, _csv([asdict(epoch) for epoch in self.epochs]))
+            if better:
+                self._save(weights, val)
 
     def config(self) -> RunConfig:
         """Describe the saved weights; an epoch must have finished."""
         if self.best is None:
             raise RuntimeError("no epoch has finished")
-        best = self.best
-        return self.describe(
-            Result(
-                step=best.step,
-                val_loss=best.val_loss,
-                val_pixel_accuracy=best.val_pixel_accuracy,
-                val_miou=best.val_miou,
-                classes_present=best.val_classes_present,
-            )
-        )
+        return self.describe(self.best)
 
-    def _epoch(self, trainer: lightning.Trainer, module: SegmentationModule) -> Epoch:
-        train_loss, train = module.train_accuracy.compute()
-        val_loss, val = module.val_accuracy.compute()
-        if not val.classes_present:
-            raise InputError("the validation images have no labelled pixel")
-        return Epoch(
-            epoch=len(self.epochs) + 1,
-            step=trainer.global_step,
-            seconds=round(time.perf_counter() - self._start, 1),
-            lr=trainer.optimizers[0].param_groups[0]["lr"] if trainer.optimizers else math.nan,
-            train_loss=train_loss,
-            train_pixel_accuracy=train.pixel_accuracy,
-            train_miou=train.mean_iou,
-            val_loss=val_loss,
-            val_pixel_accuracy=val.pixel_accuracy,
-            val_miou=val.mean_iou,
-            val_classes_present=val.classes_present,
-        )
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        best = self.best.model_dump_json() if self.best else None
+        return {"epochs": [asdict(epoch) for epoch in self.epochs], "best": best}
 
-    def _save(self, module: SegmentationModule) -> None:
-        atomic_write(self.folder / WEIGHTS, weights_bytes(module.network.unet))
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.epochs = [Epoch(**values) for values in state["epochs"]]
+        self.best = Result.model_validate_json(state["best"]) if state["best"] else None
+
+    def _save(self, weights: bytes, val: ConfusionMatrix) -> None:
+        atomic_write(self.folder / WEIGHTS, weights)
         text = self.config().model_dump_json(indent=2) + "\n"
         atomic_write(self.folder / CONFIG, text.encode())
+        atomic_write(self.folder / PER_CLASS, _csv(_per_class(val, self.labels)))
+
+
+def _result(epoch: Epoch, val: ConfusionMatrix, weights: bytes) -> Result:
+    return Result(
+        epoch=epoch.epoch,
+        step=epoch.step,
+        val_loss=epoch.val_loss,
+        val_pixel_accuracy=epoch.val_pixel_accuracy,
+        val_mean_class_accuracy=epoch.val_mean_class_accuracy,
+        val_miou=epoch.val_miou,
+        classes_present=epoch.val_classes_present,
+        weights_sha256=sha256_bytes(weights),
+    )
+
+
+def _per_class(matrix: ConfusionMatrix, labels: Labels) -> list[dict[str, Any]]:
+    """Return one row per class; empty cells where a class does not occur."""
+    truth, iou = matrix.counts.sum(1), matrix.iou_per_class
+    return [
+        {
+            "id": i,
+            "name": name,
+            "iou": float(iou[i]),
+            "accuracy": matrix.counts[i, i] / truth[i] if truth[i] else math.nan,
+            "pixels": int(truth[i]),
+        }
+        for i, name in enumerate(labels.names)
+    ]
 
 
 def weights_bytes(unet: torch.nn.Module) -> bytes:
@@ -131,12 +139,15 @@ def weights_bytes(unet: torch.nn.Module) -> bytes:
     return save(state)
 
 
-def _csv(epochs: list[Epoch]) -> bytes:
+def _csv(rows: Sequence[dict[str, Any]]) -> bytes:
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, [field.name for field in fields(Epoch)], lineterminator="\n")
+    writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(
-        {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in asdict(epoch).items()}
-        for epoch in epochs
-    )
+    writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
     return buffer.getvalue().encode()
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.6g}"
+    return value

@@ -1,7 +1,7 @@
 """The run folder: what training writes and export reads.
 
 ``model.safetensors`` (weights; never a pickle) and ``config.json`` (a ``RunConfig``) are
-the contract; ``metrics.csv``, ``curves.png`` and ``samples.png`` are for people.
+the contract; ``metrics.csv``, ``per_class.csv``, ``curves.png`` and ``samples.png`` are for people.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from edgeseg.errors import ArtifactError, first_line, show
 from edgeseg.files import sha256_bytes
 from edgeseg.labels import Labels
 from edgeseg.preprocess import Preprocessing
-from edgeseg_train.presets import TrainingConfig
+from edgeseg_train.recipe import TrainingConfig
 from edgeseg_train.unet import SegmentationNetwork, UNet, UNetConfig
 
 CONFIG = "config.json"
@@ -26,14 +26,29 @@ WEIGHTS = "model.safetensors"
 
 
 class DataInfo(BaseModel):
-    """What was trained on; ``fingerprint`` hashes the names of all samples."""
+    """What was trained on.
+
+    Attributes:
+        spec: as on the command line.
+        ignore_index: stored id that was ignored in addition to 255.
+        reduce_zero_label: whether stored id 0 was ignored and k was class k - 1.
+        train_images: number of images used.
+        val_images: number of images used.
+        train_fingerprint: SHA-256 over the names and contents of the images and masks.
+        val_fingerprint: likewise.
+        skipped: names that ``--skip-bad`` left out.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     spec: str
+    ignore_index: int | None
+    reduce_zero_label: bool
     train_images: int
     val_images: int
-    fingerprint: str
+    train_fingerprint: str
+    val_fingerprint: str
+    skipped: tuple[str, ...]
 
 
 class Result(BaseModel):
@@ -41,11 +56,26 @@ class Result(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    epoch: int
     step: int
     val_loss: float
     val_pixel_accuracy: float
+    val_mean_class_accuracy: float
     val_miou: float
     classes_present: int
+    weights_sha256: str
+
+
+class Origin(BaseModel):
+    """Where a run was made: versions of what it depends on, the commit, the machine."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    versions: dict[str, str]
+    commit: str | None
+    device: str
+    devices: int
+    precision: str
 
 
 class RunConfig(BaseModel):
@@ -60,7 +90,7 @@ class RunConfig(BaseModel):
     training: TrainingConfig
     data: DataInfo
     result: Result
-    versions: dict[str, str]
+    origin: Origin
 
 
 def read_config(run: Path) -> RunConfig:
@@ -90,11 +120,17 @@ def load_network(run: Path, config: RunConfig) -> SegmentationNetwork:
     path = run / WEIGHTS
     try:
         # Not memory-mapped: a file that shrinks while it is in use would end the process.
-        weights = load(path.read_bytes())
+        data = path.read_bytes()
+        weights = load(data)
     except FileNotFoundError as error:
         raise ArtifactError(f"run folder {show(run)} has no {WEIGHTS}") from error
     except (OSError, SafetensorError) as error:
         raise ArtifactError(f"cannot read {show(path)}: {first_line(error)}") from error
+    if sha256_bytes(data) != config.result.weights_sha256:
+        raise ArtifactError(
+            f"{show(path)} is not what {CONFIG} describes (its SHA-256 differs): changed since, or "
+            "a training was killed while writing; continue that with --resume"
+        )
     for name, tensor in weights.items():
         if not torch.isfinite(tensor.float()).all():
             raise ArtifactError(f"{show(path)}: tensor {name} has values that are not finite")

@@ -26,6 +26,7 @@ from edgeseg import __version__
 from edgeseg.errors import (
     EdgeSegError,
     ResourceError,
+    Terminated,
     UsageError,
     first_line,
     needs_extra,
@@ -33,6 +34,7 @@ from edgeseg.errors import (
 )
 
 INTERRUPTED = 130
+TERMINATED = 143
 BROKEN_PIPE = 141
 SWITCHES = ("--json", "--quiet", "--debug")
 
@@ -95,7 +97,7 @@ only), --debug (tracebacks). edgeseg --version prints the version.
 
 Exit status: 0 ok, 1 internal bug, 2 usage, 3 input or data, 4 run folder or
 bundle, 5 gate failed, 6 device or missing extra, 7 memory or disk,
-8 measurement invalid, 130 interrupted, 141 output closed.
+8 measurement invalid, 130 interrupted, 141 output closed, 143 terminated.
 """
 
 
@@ -121,20 +123,26 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _clean_up_when_terminated() -> None:
-    """Treat SIGTERM as Ctrl-C, so that nothing half-written stays behind."""
+    """Let SIGTERM end a command as Ctrl-C does, so that nothing half-written stays behind."""
     in_main_thread = threading.current_thread() is threading.main_thread()
     if in_main_thread and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, _raise_terminated)
+
+
+def _raise_terminated(*_: object) -> NoReturn:
+    raise Terminated
 
 
 def _report_interrupt(interrupt: KeyboardInterrupt, *, as_json: bool) -> int:
-    message = f"interrupted: {interrupt}" if str(interrupt) else "interrupted"
-    document = {"error": {"type": "Interrupted", "message": message, "code": INTERRUPTED}}
+    terminated = isinstance(interrupt, Terminated)
+    word, status = ("terminated", TERMINATED) if terminated else ("interrupted", INTERRUPTED)
+    message = f"{word}: {interrupt}" if str(interrupt) else word
+    document = {"error": {"type": word.capitalize(), "message": message, "code": status}}
     with contextlib.suppress(OSError):  # nobody reads
         print(f"edgeseg: {one_line(message)}", file=sys.stderr)  # noqa: T201 - the error line
         if as_json:
             print(json.dumps(document), flush=True)  # noqa: T201 - the command's result
-    return INTERRUPTED
+    return status
 
 
 def _prepare_streams() -> None:

@@ -6,6 +6,7 @@ import io
 import re
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from importlib import resources
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +14,14 @@ from PIL import Image
 
 from edgeseg.errors import UsageError, show
 from edgeseg.labels import ade20k_labels
-from edgeseg_train.data import DataSource, Split, SplitName
-from edgeseg_train.data.synthetic import render_scene
+from edgeseg_train.data import DataSource, Split, SplitName, content_digest
+from edgeseg_train.data.synthetic import SCENE_KINDS, render_scene
 
 DEFAULT_COUNTS = (2000, 200)
 
 
-_render = lru_cache(maxsize=2)(render_scene)  # picture and mask are asked for one by one
+# Picture and mask are asked for one by one, by as many threads as a large machine has.
+_render = lru_cache(maxsize=64)(render_scene)
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,29 @@ class SyntheticSplit:
     def mask(self, index: int) -> NDArray[np.uint8]:
         """Render the truth, uint8 (H, W), zero-based ADE20K ids."""
         return _render(index, self.name)[1]
+
+    def stamp(self, index: int) -> str:
+        """Return the scene's name and the version of the code that draws it."""
+        return f"{self.names[index]} {_code_version()}"
+
+    def digest(self, index: int) -> str:
+        """Return SHA-256 of the scene's name and of what the generator draws."""
+        return content_digest(_revision().encode(), self.names[index].encode())
+
+
+@lru_cache(maxsize=1)
+def _code_version() -> str:
+    """Hash the generator's modules: any change may concern any scene."""
+    modules = resources.files("edgeseg_train.data.synthetic").iterdir()
+    sources = {m.name: m.read_bytes() for m in modules if m.name.endswith(".py")}
+    return content_digest(*(sources[name] for name in sorted(sources)))
+
+
+@lru_cache(maxsize=1)
+def _revision() -> str:
+    """Hash a scene of each kind: what is drawn, however the code that draws it is written."""
+    scenes = [render_scene(index, size=(96, 128)) for index in range(len(SCENE_KINDS))]
+    return content_digest(*(array.tobytes() for scene in scenes for array in scene))
 
 
 def open_synthetic(spec: str, counts: str) -> DataSource:

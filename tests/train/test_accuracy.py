@@ -1,32 +1,18 @@
-"""Loss and epoch accuracy, against torch and torchmetrics."""
+"""Accuracy while training, against torchmetrics and the deployed path."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
 from edgeseg.metrics import ConfusionMatrix
-from edgeseg_train.module import Accuracy, segmentation_loss
-
-
-def test_the_loss_is_the_mean_cross_entropy_over_pixels_that_are_not_ignored() -> None:
-    torch.manual_seed(0)
-    logits, masks = torch.randn(2, 5, 6, 7), torch.randint(0, 5, (2, 6, 7))
-    masks[0, :3] = 255
-    expected = F.cross_entropy(logits, masks, ignore_index=255)
-    torch.testing.assert_close(segmentation_loss(logits, masks), expected)
-
-
-def test_the_loss_of_a_batch_without_labels_is_zero_and_has_finite_gradients() -> None:
-    logits = torch.randn(1, 3, 2, 2, requires_grad=True)
-    loss = segmentation_loss(logits, torch.full((1, 2, 2), 255))
-    loss.backward()
-    assert loss.item() == 0
-    assert logits.grad is not None
-    assert torch.isfinite(logits.grad).all()
+from edgeseg.preprocess import resize_class_map
+from edgeseg_train.accuracy import Accuracy, evaluate
+from edgeseg_train.dataset import Batch
+from edgeseg_train.losses import SegmentationLoss
+from edgeseg_train.unet import SegmentationNetwork, UNet, UNetConfig
 
 
 def random_pair(classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -70,3 +56,43 @@ def test_an_epoch_of_batches_gives_the_matrix_of_all_pixels_and_then_starts_afre
     accuracy.confusion.update(torch.zeros(4), torch.zeros(4).long())
     _, second = accuracy.compute()
     assert second.counts.sum() == 4
+
+
+def test_running_sums_go_on_where_they_were_saved() -> None:
+    classes = 6
+    truth, guess = (torch.tensor(array).long() for array in random_pair(classes))
+    whole, first, second = Accuracy(classes), Accuracy(classes), Accuracy(classes)
+    for accuracy, parts in ((whole, (0, 1, 2)), (first, (0, 1))):
+        for i in parts:
+            accuracy.update(torch.tensor(float(i)), guess[i], truth[i])
+    second.load_sums(first.sums())
+    second.update(torch.tensor(2.0), guess[2], truth[2])
+    (loss, matrix), (expected_loss, expected) = second.compute(), whole.compute()
+    assert loss == expected_loss
+    np.testing.assert_array_equal(matrix.counts, expected.counts)
+
+
+def test_evaluation_is_the_deployed_path_and_leaves_the_network_training() -> None:
+    torch.manual_seed(0)
+    network = SegmentationNetwork(
+        UNet(UNetConfig(num_classes=4, features=(4,))), (0.5,) * 3, (1,) * 3
+    )
+    network.train()
+    images = torch.randint(0, 256, (3, 8, 12, 3), dtype=torch.uint8)
+    truths = tuple(
+        torch.randint(0, 4, size, dtype=torch.uint8) for size in ((8, 12), (16, 20), (5, 7))
+    )
+    masks = torch.stack([torch.tensor(resize_class_map(t.numpy(), 8, 12)) for t in truths])
+    before = [buffer.clone() for buffer in network.buffers()]
+    accuracy, expected = Accuracy(4), ConfusionMatrix(4)
+    evaluate(network, [Batch(images, masks, truths)], SegmentationLoss(("ce",)), accuracy)
+    assert network.training
+    for old, new in zip(before, network.buffers(), strict=True):
+        torch.testing.assert_close(old, new)
+    network.eval()
+    with torch.inference_mode():
+        class_maps = network(images).argmax(1).to(torch.uint8).numpy()
+    for class_map, truth in zip(class_maps, truths, strict=True):
+        expected.update(truth.numpy(), resize_class_map(class_map, *truth.shape))
+    _, matrix = accuracy.compute()
+    np.testing.assert_array_equal(matrix.counts, expected.counts)
