@@ -36,7 +36,7 @@ from PIL import Image
 
 from edgeseg.errors import EdgeSegError, InputError, first_line, needs_extra, show
 from edgeseg.images import MASK_FORMATS, read_image, read_mask
-from edgeseg.labels import IGNORE_INDEX, Labels
+from edgeseg.labels import IGNORE_INDEX
 from edgeseg_train.data import DataSource, Split, SplitName, content_digest
 from edgeseg_train.data.folder import (
     AS_STORED,
@@ -263,11 +263,17 @@ def _load_conversion(name: str, config: str | None, *, only_cached: bool = False
         local_files_only=only_cached,
     )
     if not (Path(folder) / config).is_dir():
+        if only_cached:
+            raise FileNotFoundError(config)
         raise InputError(f"data {show(name)} has no configuration {show(config)} on the hub")
     loaded = _load_local(Path(folder), config)
-    parts = any((Path(folder) / config).glob("partial-*"))  # the hub stops after some gigabytes
-    notes = (f"the hub holds only a part of data {show(name)}, {config}",) if parts else ()
-    return replace(loaded, markers=loaded.markers | {name.rpartition("/")[2]}, notes=notes)
+    notes = []
+    if only_cached:
+        notes += [f"the hub cannot be reached; reading what was fetched into {show(folder)}"]
+    if any((Path(folder) / config).glob("partial-*")):  # the hub stops after some gigabytes
+        notes += [f"the hub holds only a part of data {show(name)}, {config}"]
+    markers = loaded.markers | {name.rpartition("/")[2]}
+    return replace(loaded, markers=markers, notes=tuple(notes))
 
 
 def _load_local(path: Path, config: str | None) -> _Loaded:
