@@ -18,7 +18,7 @@ from edgeseg_train.recipe import Augmentation
 MEAN_COLOR = tuple(round(255 * value) for value in IMAGENET_MEAN)
 
 
-class RandomScale(v2.Transform):
+class RandomScale(v2.Transform):  # type: ignore[misc]  # torchvision has no types
     """Resize by a random factor; images bilinear and antialiased, masks nearest.
 
     ``ScaleJitter`` confuses height and width of its target, and so scales what is not square
@@ -40,7 +40,7 @@ class RandomScale(v2.Transform):
         return v2.functional.resize(inpt, params["size"], antialias=True)
 
 
-class RandomPad(v2.Transform):
+class RandomPad(v2.Transform):  # type: ignore[misc]  # torchvision has no types
     """Pad what is smaller than ``size`` to it, at a random place; the outside is ignored.
 
     ``RandomCrop``'s own padding is twice as wide, and then cuts most of the picture away.

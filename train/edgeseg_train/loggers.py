@@ -40,6 +40,14 @@ def _make(name: str, folder: Path, run: str) -> Any:
         return WandbLogger(name=run, save_dir=folder, project="edgeseg")
 
 
+def finish(loggers: list[Any]) -> None:
+    """Write what the loggers still hold."""
+    for logger in loggers:
+        logger.finalize("success")
+        if hasattr(logger.experiment, "finish"):  # Lightning leaves a W&B run open
+            logger.experiment.finish()
+
+
 def scalars(epoch: Epoch) -> dict[str, float]:
     """Return an epoch's finite numbers, by names that group in the web pages: ``val/miou``."""
     return {

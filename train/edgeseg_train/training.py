@@ -35,7 +35,7 @@ from edgeseg_train.dataset import (
 from edgeseg_train.devices import launch, make_fabric
 from edgeseg_train.history import Epoch, History
 from edgeseg_train.job import Job, JobRecord, Resources, is_helper_process
-from edgeseg_train.loggers import make_loggers, scalars
+from edgeseg_train.loggers import finish, make_loggers, scalars
 from edgeseg_train.loop import Data, Hooks, Interrupted, TrainingLoop
 from edgeseg_train.losses import SegmentationLoss, inverse_log_weights, median_frequency_weights
 from edgeseg_train.origin import origin
@@ -178,10 +178,11 @@ class _Run:
             self._resume(loop, resume_from)
         if self.fabric.is_global_zero:
             self.record.write(self.folder)
-        with self.stop, self.report.training():
-            loop.run()
-        for logger in self.fabric.loggers:
-            logger.finalize("success")
+        try:
+            with self.stop, self.report.training():
+                loop.run()
+        finally:
+            finish(loggers)
 
     def _prepared(self, name: SplitName) -> PreparedSplit:
         """Read a split; only the first process says so."""
