@@ -432,6 +432,19 @@ def test_masks_that_hold_no_ids_are_refused(tmp_path: Path, mode: str) -> None:
         read_mask(path)
 
 
+def test_a_colour_mask_is_called_one(tmp_path: Path) -> None:
+    data = encoded(Image.new("RGB", (3, 2)), "PNG")
+    with pytest.raises(InputError, match="mode RGB.*looks like a colour or resized mask"):
+        read_mask(mask_file(tmp_path, data))
+
+
+def test_masks_are_read_from_bytes_too() -> None:
+    ids = np.array([[0, 7], [255, 1]], np.uint8)
+    assert np.array_equal(read_mask(encoded(Image.fromarray(ids), "PNG")), ids)
+    with pytest.raises(InputError, match=r"file data \(7 bytes\) is not a readable image"):
+        read_mask(b"nothing")
+
+
 def test_float_masks_are_refused(tmp_path: Path) -> None:
     path = mask_file(tmp_path, encoded(Image.new("F", (3, 2)), "TIFF"))
     with pytest.raises(InputError, match="has mode F"):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edgeseg.errors import ArtifactError, UsageError
-from edgeseg_train.workspace import Workspace, open_again, open_new
+from edgeseg_train.workspace import Workspace, finished_name, open_again, open_new
 
 
 def with_checkpoint(out: Path, *, force: bool = False) -> Workspace:
@@ -62,15 +62,14 @@ def test_an_unfinished_training_is_not_thrown_away_without_force(tmp_path: Path)
     workspace.leave(keep=False)
 
 
-def test_an_unfinished_training_is_opened_by_either_name(tmp_path: Path) -> None:
+def test_an_unfinished_training_is_opened_again_without_leftovers(tmp_path: Path) -> None:
     with_checkpoint(tmp_path / "a").leave(keep=True)
     (tmp_path / "a.partial" / ".last.ckpt.partial-1-2").write_bytes(b"half")
     for name in ("a", "a.partial"):
-        workspace = open_again(tmp_path / name)
-        assert workspace.out == tmp_path / "a"
-        assert workspace.has_checkpoint
-        assert not list(workspace.folder.glob(".*"))
-        workspace.leave(keep=True)
+        assert finished_name(tmp_path / name) == tmp_path / "a"
+    workspace = open_again(tmp_path / "a")
+    assert workspace.has_checkpoint
+    assert not list(workspace.folder.glob(".*"))
 
 
 def test_what_is_finished_or_was_never_begun_cannot_be_resumed(tmp_path: Path) -> None:

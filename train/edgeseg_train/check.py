@@ -243,14 +243,14 @@ def _summary(names: Sequence[str], samples: Sequence[_Sample], num_classes: int)
         if sample.histogram is not None:
             histograms[i] = sample.histogram
     classes, ignored = histograms[:, :num_classes], histograms[:, IGNORE_INDEX]
-    unlabelled = np.flatnonzero((ignored > 0) & (classes.sum(axis=1) == 0))
+    unlabelled = (ignored > 0) & (classes.sum(axis=1) == 0)
     return SplitReport(
         samples=len(samples),
         sizes=_sizes([sample.size for sample in samples if sample.size]),
         pixels=classes.sum(axis=0),
         images=(classes > 0).sum(axis=0),
         ignored=int(ignored.sum()),
-        unlabelled=tuple(names[i] for i in unlabelled),
+        unlabelled=tuple(_chosen(unlabelled, names)),
         problems=tuple(problem for sample in samples for problem in sample.problems),
     )
 
@@ -438,7 +438,8 @@ def _draw_legend(
         colour = (0, 0, 0) if ignored else labels.palette[class_id]
         name = "(ignored)" if ignored else labels.names[class_id]
         draw.rectangle((x, y + 1, x + 12, y + 13), fill=colour, outline="gray")
-        text = f"{counts[class_id] / mask.size:.1%} {name}"
+        share = counts[class_id] / mask.size
+        text = f"{share:.1%} {name}" if share >= 0.0005 else f"<0.1% {name}"
         draw.text((x + 18, y), _fitting(text, LEGEND_WIDTH - 22), "black", font_size=FONT_SIZE)
     if len(shown) < len(present):
         x, y = left + (LEGEND_COLUMNS - 1) * LEGEND_WIDTH, TITLE + (lines - 1) * LINE

@@ -33,7 +33,7 @@ from edgeseg_train.report import Reporter
 from edgeseg_train.run_folder import CONFIG, RunConfig, read_config, weights_sha256
 from edgeseg_train.training import train
 from edgeseg_train.unet import Activation, Norm, UNet, UNetConfig, Upsample, count_parameters
-from edgeseg_train.workspace import partial_folder
+from edgeseg_train.workspace import finished_name, unfinished_folder
 
 DATA, NETWORK, RECIPE, AUGMENT, MACHINE = (
     "Data", "Network", "Recipe", "Augmentation", "Machine and run",
@@ -348,11 +348,8 @@ def _refuse_all_but_resources(ctx: typer.Context) -> None:
 
 
 def _resume(run: Path, resources: Resources, output: Output) -> None:
-    out = run.with_name(run.name.removesuffix(".partial"))
-    folder = partial_folder(out)
-    if not folder.is_dir() and (out / CONFIG).is_file():
-        raise UsageError(f"the training of {show(out)} is finished; nothing to resume")
-    record = read_job_record(folder)
+    out = finished_name(run)
+    record = read_job_record(unfinished_folder(out))
     source = _source(record.spec, record.options)
     job = Job(source, record.model, record.preprocessing, record.training, record.options)
     _run(job, out, resources, output, force=record.replace, resume=True)

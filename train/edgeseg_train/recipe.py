@@ -173,21 +173,39 @@ def read_recipe(path: Path, presets: dict[str, Recipe]) -> Recipe:
     Raises:
         UsageError: unreadable, or not what ``Recipe`` describes.
     """
+    return parse_recipe(read_toml(path, "recipe"), presets, show(path))
+
+
+def read_toml(path: Path, name: str) -> dict[str, Any]:
+    """Read a TOML file; messages call it ``name``.
+
+    Raises:
+        UsageError: unreadable.
+    """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"cannot read recipe {show(path)}: {first_line(error)}") from error
-    name = values.pop("preset", "edge")
+        raise UsageError(f"cannot read {name} {show(path)}: {first_line(error)}") from error
+
+
+def parse_recipe(values: dict[str, Any], presets: dict[str, Recipe], source: str) -> Recipe:
+    """Make a recipe of a ``preset``'s name and the values that differ; errors name ``source``.
+
+    Raises:
+        UsageError: no such preset, or not what ``Recipe`` describes.
+    """
+    name = values.get("preset", "edge")
     if not isinstance(name, str) or name not in presets:
         raise UsageError(
-            f"recipe {show(path)}: no preset {show(name)}; choose from {', '.join(presets)}"
+            f"recipe {source}: no preset {show(name)}; choose from {', '.join(presets)}"
         )
-    base = presets[name].model_dump()
-    training, given = base.pop("training"), values.pop("training", {})
+    base, given = presets[name].model_dump(), values.get("training", {})
     if not isinstance(given, dict) or not isinstance(given.get("augmentation", {}), dict):
-        raise UsageError(f"recipe {show(path)}: training and augmentation are tables")
+        raise UsageError(f"recipe {source}: training and augmentation are tables")
+    changed = {key: value for key, value in values.items() if key != "preset"}
+    training = _merged(base["training"], given)
     try:
-        return Recipe.model_validate({**base, **values, "training": _merged(training, given)})
+        return Recipe.model_validate({**base, **changed, "training": training})
     except ValidationError as error:
         where, what = first_problem(error)
-        raise UsageError(f"recipe {show(path)}: {where}: {what}") from error
+        raise UsageError(f"recipe {source}: {where}: {what}") from error

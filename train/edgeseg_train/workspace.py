@@ -86,6 +86,26 @@ def open_new(out: Path, *, force: bool) -> Workspace:
     return workspace
 
 
+def finished_name(run: Path) -> Path:
+    """Return ``NAME`` for ``NAME`` and ``NAME.partial``."""
+    return run.with_name(run.name.removesuffix(".partial"))
+
+
+def unfinished_folder(out: Path) -> Path:
+    """Return the working folder of an unfinished training.
+
+    Raises:
+        UsageError: the training is finished.
+        ArtifactError: there is none.
+    """
+    folder = partial_folder(out)
+    if folder.is_dir():
+        return folder
+    if (out / CONFIG).is_file():
+        raise UsageError(f"the training of {show(out)} is finished; nothing to resume")
+    raise ArtifactError(f"no unfinished training of {show(out)}: {show(folder)} does not exist")
+
+
 def open_again(out: Path) -> Workspace:
     """Open the working folder of an unfinished training.
 
@@ -93,12 +113,7 @@ def open_again(out: Path) -> Workspace:
         UsageError: the training is finished, or running.
         ArtifactError: there is none.
     """
-    out = out.with_name(out.name.removesuffix(".partial"))
-    folder = partial_folder(out)
-    if not folder.is_dir():
-        if (out / CONFIG).is_file():
-            raise UsageError(f"the training of {show(out)} is finished; nothing to resume")
-        raise ArtifactError(f"no unfinished training of {show(out)}: {show(folder)} does not exist")
+    folder = unfinished_folder(out)
     workspace = Workspace(out, folder, _locked(folder))
     for leftover in folder.glob(".*.partial-*"):  # of a process that was killed while writing
         leftover.unlink()
