@@ -434,7 +434,7 @@ def test_masks_that_hold_no_ids_are_refused(tmp_path: Path, mode: str) -> None:
 
 def test_a_colour_mask_is_called_one(tmp_path: Path) -> None:
     data = encoded(Image.new("RGB", (3, 2)), "PNG")
-    with pytest.raises(InputError, match="mode RGB.*looks like a colour or resized mask"):
+    with pytest.raises(InputError, match=r"mode RGB.*looks like a colour or resized mask"):
         read_mask(mask_file(tmp_path, data))
 
 

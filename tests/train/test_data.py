@@ -254,8 +254,8 @@ def test_a_colour_mask_is_called_one(root: Path) -> None:
 
 
 def test_a_smoothed_mask_is_called_one(root: Path) -> None:
-    ids = np.zeros((40, 40), dtype=np.uint8)
-    ids[:, 20:] = 255
+    rows, columns = np.ogrid[:40, :40]
+    ids = np.where((rows - 20) ** 2 + (columns - 20) ** 2 < 150, 255, 0).astype(np.uint8)
     smooth = Image.fromarray(ids).resize((97, 91), Image.Resampling.BICUBIC)
     smooth.save(root / "annotations/val/c.png")
     with pytest.raises(MaskIdError, match=rf"c\.png.*and \d+ more; expected 0..1, 9, 255.*{LOOKS}"):

@@ -5,7 +5,10 @@ from __future__ import annotations
 import csv
 import dataclasses
 import hashlib
+import os
 import shutil
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +28,9 @@ from edgeseg.errors import (
 )
 from edgeseg.metrics import ConfusionMatrix
 from edgeseg.preprocess import Preprocessing, resize_class_map, resize_image
-from edgeseg_train import training
+from edgeseg_train import loop, training
 from edgeseg_train.data import Split, open_source
+from edgeseg_train.dataset import Batch
 from edgeseg_train.history import Epoch
 from edgeseg_train.job import Job, Resources
 from edgeseg_train.loop import Step
@@ -210,6 +214,82 @@ def test_an_unreadable_picture_in_a_worker_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^file '.*3\.png' is") as caught:
         train(spoiled, tmp_path / "run", resources=Resources(workers=2, cache=None))
     assert len(str(caught.value).splitlines()) == 1
+
+
+class Notes(Reporter):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+@dataclasses.dataclass(frozen=True)
+class Odd:
+    """A split that does something before it gives an image to a worker."""
+
+    split: Split
+    before: Callable[[], None]
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(object.__getattribute__(self, "split"), name)
+
+    def image(self, index: int) -> np.ndarray:
+        if torch.utils.data.get_worker_info() is not None:
+            self.before()
+        return self.split.image(index)
+
+
+def odd_job(before: Callable[[], None]) -> Job:
+    usual = job()
+    splits = {**usual.source.splits, "train": Odd(usual.source.split("train"), before)}
+    return dataclasses.replace(usual, source=dataclasses.replace(usual.source, splits=splits))
+
+
+def test_a_worker_that_is_killed_is_a_resource_error(tmp_path: Path) -> None:
+    killed = odd_job(lambda: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(ResourceError, match=r"DataLoader worker.*fewer --workers"):
+        train(killed, tmp_path / "run", resources=Resources(workers=1, cache=None))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("limit", "warnings"), [(-1.0, 1), (2.0, 0)])
+def test_a_loader_that_limits_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: float, warnings: int
+) -> None:
+    monkeypatch.setattr(training, "WAITING_LIMIT", limit)  # a share of the time, really
+    report = Notes()
+    train(job(), tmp_path / "run", resources=Resources(cache=None), report=report)
+    told = [note for note in report.notes if "reading data limits the training" in note]
+    assert len(told) == warnings
+    assert all(note.endswith("use more --workers, or the cache") for note in told)
+
+
+def test_the_clock_tells_waiting_from_working(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+
+    def pass_by(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: now)
+    clock = loop.EpochClock()
+
+    def batches() -> Iterator[Batch]:
+        for _ in range(4):
+            pass_by(3)
+            yield Batch(torch.zeros(1), torch.zeros(1), seconds=5)
+
+    for batch in clock.timed(batches()):
+        pass_by(7)
+        clock.images += 8
+        clock.loading += batch.seconds
+    clock.stop()
+    pass_by(1000)
+    assert clock.seconds == 40
+    assert clock.waiting_share == pytest.approx(12 / 40)
+    assert clock.images_per_second == pytest.approx(32 / 40)
+    assert clock.loader_rate(workers=2) == pytest.approx(2 * 32 / 20)
 
 
 def test_validation_without_labels_is_an_input_error(tmp_path: Path) -> None:

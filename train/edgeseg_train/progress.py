@@ -80,5 +80,5 @@ def epoch_line(epoch: Epoch) -> str:
         f"loss {epoch.train_loss:.3f} / {epoch.val_loss:.3f} val, "
         f"mIoU {epoch.train_miou:.3f} / {epoch.val_miou:.3f} val, "
         f"pixel accuracy {epoch.val_pixel_accuracy:.3f} val; "
-        f"{epoch.images_per_second:.1f} images/s"
+        f"{epoch.images_per_second:.1f} images/s, loader {epoch.loader_images_per_second:.0f}"
     )

@@ -138,7 +138,7 @@ def _explained(error: Exception) -> EdgeSegError:
         return ResourceError(f"out of memory: {first_line(error)}; use a smaller --batch-size")
     if isinstance(error, OSError | MemoryError):
         return ResourceError(first_line(error))
-    if "DataLoader worker" in str(error) and "killed by signal" in str(error):
+    if "DataLoader worker" in str(error) and ("killed" in str(error) or "exited" in str(error)):
         return ResourceError(
             f"{first_line(error)}: most likely out of memory; use fewer --workers or a smaller "
             "--batch-size"

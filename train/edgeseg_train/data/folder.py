@@ -33,6 +33,7 @@ MASK_SUFFIXES = (".bmp", ".png", ".tif", ".tiff")
 CLASS_TABLE = "classes.tsv"
 UNKNOWN = -1  # in a lookup table: an id that the class table does not name
 NAMED_IDS = 10  # so many ids are named in a message
+FORGOTTEN_IDS = 5  # a class table may lack so many; beyond that the mask is suspicious
 MANY_IDS = 100  # in one mask: no scene shows so many classes, a smoothed mask easily does
 
 Lookup = NDArray[np.int16]
@@ -238,7 +239,7 @@ def _listed(ids: list[int]) -> str:
 
 
 def _hint(unknown: int) -> str:
-    return "; so many: it looks like a colour or resized mask" if unknown > NAMED_IDS else ""
+    return "; so many: it looks like a colour or resized mask" if unknown > FORGOTTEN_IDS else ""
 
 
 def _counted_labels(masks: Iterable[tuple[str, Callable[[], Stored]]], ids: StoredIds) -> Labels:

@@ -348,7 +348,7 @@ def _two_columns(table: Dataset, name: str) -> Dataset:
     for column, stored in (("image", image), ("mask", mask)):
         try:
             table = table.cast_column(column, datasets.Image(decode=False))
-        except (TypeError, ValueError) as error:  # pyarrow's errors are among these
+        except (NotImplementedError, TypeError, ValueError) as error:  # pyarrow's are among these
             raise InputError(
                 f"column {stored} of data {show(name)} holds no images: {first_line(error)}"
             ) from error
@@ -411,7 +411,7 @@ def _quiet() -> Iterator[None]:
     import datasets
     from huggingface_hub import utils as hub_utils
 
-    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # else each load asks a server, even offline
+    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # a request per load, to count them
     datasets.logging.set_verbosity_error()
     hub_utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     with warnings.catch_warnings():
