@@ -38,9 +38,9 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a run folder: 2 epochs of a U-Net with features (4, 8) on 12 synthetic scenes."""
     from edgeseg.preprocess import Preprocessing
     from edgeseg_train.data import open_source
-    from edgeseg_train.job import Job
-    from edgeseg_train.recipe import TrainingConfig
-    from edgeseg_train.training import train
+    from edgeseg_train.recipe.config import TrainingConfig
+    from edgeseg_train.run.job import Job
+    from edgeseg_train.run.training import train
     from edgeseg_train.unet import UNetConfig
 
     out = tmp_path_factory.mktemp("runs") / "tiny"

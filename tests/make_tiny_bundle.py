@@ -11,9 +11,9 @@ from pathlib import Path
 from edgeseg.preprocess import Preprocessing
 from edgeseg_export.exporting import Options, export
 from edgeseg_train.data import open_source
-from edgeseg_train.job import Job
-from edgeseg_train.recipe import TrainingConfig
-from edgeseg_train.training import train
+from edgeseg_train.recipe.config import TrainingConfig
+from edgeseg_train.run.job import Job
+from edgeseg_train.run.training import train
 from edgeseg_train.unet import UNetConfig
 
 TARGET = Path(__file__).parent / "data" / "tiny_bundle"

@@ -95,6 +95,9 @@ LIST_MODULES = "import sys; print('\\n'.join(sorted(m.partition('.')[0] for m in
         "edgeseg_train.data",
         "edgeseg_train.data.scenes",
         "edgeseg_train.data.folder",
+        "edgeseg_train.data.hub",
+        "edgeseg_train.data.check",
+        "edgeseg_train.samples.prepare",
     ],
 )
 def test_runtime_and_data_sets_import_without_torch(module: str) -> None:
@@ -102,7 +105,15 @@ def test_runtime_and_data_sets_import_without_torch(module: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     loaded = set(done.stdout.split())
     assert "edgeseg" in loaded
-    assert not loaded & {"torch", "torchvision", "onnx", "lightning", "matplotlib"}
+    assert not loaded & {
+        "torch",
+        "torchvision",
+        "onnx",
+        "lightning",
+        "matplotlib",
+        "datasets",
+        "pandas",
+    }
 
 
 def test_the_export_stage_imports_without_lightning() -> None:

@@ -29,13 +29,13 @@ from edgeseg.errors import ArtifactError, EdgeSegError, UsageError, show
 from edgeseg.files import atomic_write
 from edgeseg.preprocess import Preprocessing
 from edgeseg_train.data import open_source
-from edgeseg_train.job import Job, Resources
-from edgeseg_train.presets import PRESETS
-from edgeseg_train.progress import TerminalReporter
-from edgeseg_train.recipe import Recipe, parse_recipe, read_toml
+from edgeseg_train.recipe.config import Recipe, parse_recipe, read_toml
+from edgeseg_train.recipe.presets import PRESETS
+from edgeseg_train.run.job import Job, Resources
+from edgeseg_train.run.progress import TerminalReporter
+from edgeseg_train.run.training import train
+from edgeseg_train.run.workspace import partial_folder
 from edgeseg_train.run_folder import RunConfig, read_config
-from edgeseg_train.training import train
-from edgeseg_train.workspace import partial_folder
 
 
 @dataclass(frozen=True)

@@ -28,10 +28,10 @@ from edgeseg_benchmarks.report import Report
 from edgeseg_export.describe import FP32, INT8_CPU
 from edgeseg_export.exporting import export
 from edgeseg_train.data import open_source
-from edgeseg_train.job import Job
-from edgeseg_train.presets import preset
-from edgeseg_train.progress import TerminalReporter
-from edgeseg_train.training import train
+from edgeseg_train.recipe.presets import preset
+from edgeseg_train.run.job import Job
+from edgeseg_train.run.progress import TerminalReporter
+from edgeseg_train.run.training import train
 
 DATA = "synthetic:480+80"
 SCENES = 6

@@ -31,12 +31,12 @@ from edgeseg.files import atomic_write
 from edgeseg.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from edgeseg_benchmarks.environment import software_facts, system_facts
 from edgeseg_train.data import open_source
-from edgeseg_train.dataset import Batch, EpochBatches, training_loader
-from edgeseg_train.losses import SegmentationLoss
-from edgeseg_train.optimisation import make_optimizer
-from edgeseg_train.prepare import PreparedSplit, prepare
-from edgeseg_train.presets import preset
-from edgeseg_train.recipe import Recipe
+from edgeseg_train.recipe.config import Recipe
+from edgeseg_train.recipe.losses import SegmentationLoss
+from edgeseg_train.recipe.optimisation import make_optimizer
+from edgeseg_train.recipe.presets import preset
+from edgeseg_train.samples.batches import Batch, EpochBatches, training_loader
+from edgeseg_train.samples.prepare import PreparedSplit, prepare
 from edgeseg_train.unet import SegmentationNetwork, UNet
 
 Seconds = dict[str, list[float]]

@@ -9,7 +9,7 @@ import pytest
 
 from edgeseg.cli.main import main
 from edgeseg_benchmarks import demo, latency
-from edgeseg_train import presets
+from edgeseg_train.recipe import presets
 
 
 def run_demo(out: Path, *options: str) -> int:

@@ -16,11 +16,8 @@ from edgeseg.errors import UsageError, show
 from edgeseg.files import refuse_existing
 from edgeseg.preprocess import Preprocessing, parse_size
 from edgeseg_train.data import DataSource, open_source
-from edgeseg_train.job import DataOptions, Job, Resources, is_helper_process, read_job_record
-from edgeseg_train.prepare import default_cache
-from edgeseg_train.presets import PRESETS, preset
-from edgeseg_train.progress import TerminalReporter
-from edgeseg_train.recipe import (
+from edgeseg_train.data.check import run_check
+from edgeseg_train.recipe.config import (
     ClassWeights,
     OptimizerName,
     Precision,
@@ -29,11 +26,15 @@ from edgeseg_train.recipe import (
     TrainingConfig,
     read_recipe,
 )
-from edgeseg_train.report import Reporter
+from edgeseg_train.recipe.presets import PRESETS, preset
+from edgeseg_train.run.job import DataOptions, Job, Resources, is_helper_process, read_job_record
+from edgeseg_train.run.progress import TerminalReporter
+from edgeseg_train.run.report import Reporter
+from edgeseg_train.run.training import train
+from edgeseg_train.run.workspace import finished_name, unfinished_folder
 from edgeseg_train.run_folder import CONFIG, RunConfig, read_config, weights_sha256
-from edgeseg_train.training import train
+from edgeseg_train.samples.prepare import default_cache
 from edgeseg_train.unet import Activation, Norm, UNet, UNetConfig, Upsample, count_parameters
-from edgeseg_train.workspace import finished_name, unfinished_folder
 
 DATA, NETWORK, RECIPE, AUGMENT, MACHINE = (
     "Data", "Network", "Recipe", "Augmentation", "Machine and run",
@@ -223,24 +224,23 @@ def main(
     force: Annotated[
         bool, typer.Option("--force", help="Replace an existing run.", rich_help_panel=MACHINE)
     ] = False,
-) -> None:
-    """Train a U-Net and write a run folder: weights, configuration, metrics and pictures."""
+) -> int:
+    """Train a U-Net and write a run folder: weights, configuration, metrics and pictures.
+
+    With --check exit 3 when the data has problems.
+    """
     output: Output = ctx.obj
     loggers = ("tensorboard",) * tensorboard + ("wandb",) * wandb
     where = None if no_cache else cache or default_cache()
     resources = Resources(devices, nodes, workers, where, loggers)
     if resume is not None:
         _refuse_all_but_resources(ctx)
-        _resume(resume, resources, output)
-        return
+        return _resume(resume, resources, output)
     options = DataOptions(
         ignore_index=ignore_index, reduce_zero_label=reduce_zero_label, skip_bad=skip_bad
     )
     if check:
-        from edgeseg_train.check import run_check
-
-        run_check(_source(data or "synthetic", options), out, output)
-        return
+        return _check(_source(data or "synthetic", options), out, output)
     if out is None:
         raise UsageError("--out is missing: the run folder to write")
     refuse_existing(out, CONFIG, force=force)
@@ -290,7 +290,13 @@ def main(
     height, width = parse_size(size) if size else base.size
     preprocessing = Preprocessing(height=height, width=width)
     job = Job(source, model, preprocessing, training, options)
-    _run(job, out, resources, output, force=force)
+    return _run(job, out, resources, output, force=force)
+
+
+def _check(source: DataSource, out: Path | None, output: Output) -> int:
+    if out is not None and (out / CONFIG).exists():
+        raise UsageError(f"{show(out)} is a run folder; --check writes to a folder of its own")
+    return run_check(source, out, output)
 
 
 def _run(
@@ -301,11 +307,14 @@ def _run(
     *,
     force: bool = False,
     resume: bool = False,
-) -> None:
+) -> int:
     report = Reporter() if is_helper_process() else TerminalReporter(output)
+    for note in job.source.notes:
+        report.note(note)
     report.note(_plan(job))
     config = train(job, out, force=force, resume=resume, resources=resources, report=report)
     output.result({"run": str(out), **config.model_dump(mode="json")}, _summary(config, out))
+    return 0
 
 
 def _summary(config: RunConfig, out: Path) -> str:
@@ -347,12 +356,12 @@ def _refuse_all_but_resources(ctx: typer.Context) -> None:
         )
 
 
-def _resume(run: Path, resources: Resources, output: Output) -> None:
+def _resume(run: Path, resources: Resources, output: Output) -> int:
     out = finished_name(run)
     record = read_job_record(unfinished_folder(out))
     source = _source(record.spec, record.options)
     job = Job(source, record.model, record.preprocessing, record.training, record.options)
-    _run(job, out, resources, output, force=record.replace, resume=True)
+    return _run(job, out, resources, output, force=record.replace, resume=True)
 
 
 def _source(spec: str, options: DataOptions) -> DataSource:

@@ -18,7 +18,7 @@ from edgeseg.errors import ArtifactError, first_line, show
 from edgeseg.files import sha256_bytes
 from edgeseg.labels import Labels
 from edgeseg.preprocess import Preprocessing
-from edgeseg_train.recipe import TrainingConfig
+from edgeseg_train.recipe.config import TrainingConfig
 from edgeseg_train.unet import SegmentationNetwork, UNet, UNetConfig
 
 CONFIG = "config.json"

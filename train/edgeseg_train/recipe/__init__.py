@@ -1,0 +1,1 @@
+"""How to train: recipes and presets, losses, optimiser and schedule."""

@@ -1,0 +1,1 @@
+"""A training as it runs: the loop, checkpoints, devices, what it tells and leaves behind."""

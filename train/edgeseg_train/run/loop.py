@@ -1,0 +1,360 @@
+"""The training loop, top to bottom: steps, epochs, checkpoints, on one device or many.
+
+Lightning Fabric gives devices, processes and precision; what happens in which order is here.
+All state that the next step depends on is in ``state()``, so a training that goes on from a
+checkpoint does exactly what it would have done.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from edgeseg.errors import GateFailed, InputError
+from edgeseg.metrics import ConfusionMatrix
+from edgeseg_train.recipe.config import TrainingConfig
+from edgeseg_train.recipe.losses import SegmentationLoss, distillation_loss
+from edgeseg_train.recipe.optimisation import make_optimizer, make_schedule, moving_average
+from edgeseg_train.run.accuracy import Accuracy, evaluate
+from edgeseg_train.run.history import Epoch
+from edgeseg_train.samples.batches import Batch, EpochBatches
+from edgeseg_train.unet import SegmentationNetwork
+
+BAD_STEPS = 3  # non-finite losses in a row that end a training
+CHECKPOINT_SECONDS = 600.0
+
+
+class Interrupted(Exception):
+    """A signal asked to stop; the state is saved."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Batches of both splits; ``batches`` says which ones the training loader gives."""
+
+    batches: EpochBatches
+    train: DataLoader[Any]
+    val: DataLoader[Any]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a progress bar shows after an optimiser step."""
+
+    step: int
+    total_steps: int
+    epoch: int
+    loss: float
+    images_per_second: float
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What happens around the loop.
+
+    ``stopped`` says whether a signal has come; ``save`` writes a checkpoint; ``step`` and
+    ``epoch`` hear of progress, ``epoch`` also gets the validation's confusion matrix and the
+    network that was validated.
+    """
+
+    stopped: Callable[[], bool]
+    save: Callable[[dict[str, Any]], None]
+    step: Callable[[Step], None]
+    epoch: Callable[[Epoch, ConfusionMatrix, nn.Module], None]
+
+
+class TrainingLoop:
+    """Trains ``network`` in place; see ``run``."""
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        network: SegmentationNetwork,
+        criterion: SegmentationLoss,
+        config: TrainingConfig,
+        data: Data,
+        hooks: Hooks,
+        teacher: SegmentationNetwork | None = None,
+    ) -> None:
+        """Put everything on the device; ``fabric`` must be launched."""
+        self.fabric, self.config, self.data, self.hooks = fabric, config, data, hooks
+        if fabric.device.type == "cuda" and fabric.world_size > 1:
+            nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]  # torch's
+        self.network = network.to(fabric.device)
+        self.network.to(memory_format=torch.channels_last)
+        self.average = moving_average(self.network, config.ema) if config.ema else None
+        self.steps_per_epoch = data.batches.batches // config.accumulate
+        self.total_steps = _total_steps(config, self.steps_per_epoch)
+        optimizer = make_optimizer(self.network.parameters(), config)
+        self.schedule = make_schedule(optimizer, config, self.total_steps)
+        trained: nn.Module = self.network
+        if config.compiled:
+            trained = cast(nn.Module, torch.compile(self.network))
+        self.model, self.optimizer = fabric.setup(trained, optimizer)
+        self.criterion = criterion.to(fabric.device)
+        self.teacher = teacher.to(fabric.device).requires_grad_(False) if teacher else None
+        classes = network.unet.config.num_classes
+        self.train_accuracy = Accuracy(classes).to(fabric.device)
+        self.val_accuracy = Accuracy(classes).to(fabric.device)
+        self.step = self.epoch = self.batch = self.bad_steps = 0
+        self.elapsed = 0.0  # seconds, of all runs of this training together
+        self.clock = EpochClock()
+
+    def run(self) -> None:
+        """Train until the last step, validating after each epoch.
+
+        Raises:
+            GateFailed: the loss was not finite three times in a row.
+            InputError: no validation pixel is labelled.
+            Interrupted: ``hooks.stopped`` said so; a checkpoint was written.
+        """
+        self._saved_at = time.monotonic()
+        while self.step < self.total_steps or self.batch:  # the last epoch may lack its validation
+            self._train_epoch()
+            self._finish_epoch()
+
+    def _train_epoch(self) -> None:
+        """Train from batch ``self.batch`` to the epoch's or the training's last step."""
+        self.data.batches.epoch, self.data.batches.start = self.epoch, self.batch
+        self.clock = EpochClock()
+        start = time.perf_counter()
+        for batch in self.clock.timed(iter(self.data.train)):
+            last_pass = (self.batch + 1) % self.config.accumulate == 0
+            loss = self._backward(batch.to(self.fabric.device), last_pass=last_pass)
+            self.batch += 1
+            if last_pass:
+                self._update(loss)
+                now = time.perf_counter()
+                self.elapsed, start = self.elapsed + now - start, now
+                self._after_step(loss)
+                if self.step == self.total_steps:
+                    break
+        self.clock.stop()
+
+    def _backward(self, batch: Batch, *, last_pass: bool) -> Tensor:
+        """Add this batch's gradients; they are exchanged between devices in the last pass only."""
+        self.network.train()
+        masks = batch.masks.long()
+        with self.fabric.no_backward_sync(self.model, enabled=not last_pass):
+            logits = self.model(batch.images)
+            loss = self._loss(logits, batch.images, masks)
+            self.fabric.backward(loss / self.config.accumulate)
+        classes = logits.detach().max(dim=1).indices  # twice as fast as argmax on a CPU
+        self.train_accuracy.update(loss, classes, masks)
+        self.clock.images += len(masks)
+        self.clock.loading += batch.seconds
+        return loss.detach()
+
+    def _loss(self, logits: Tensor, images: Tensor, masks: Tensor) -> Tensor:
+        loss: Tensor = self.criterion(logits, masks, self._mean_over_devices)
+        settings = self.config.teacher
+        if self.teacher is None or settings is None:
+            return loss
+        with torch.no_grad(), self.fabric.autocast():
+            taught = self.teacher(images)
+        distilled = distillation_loss(
+            logits, taught, masks, settings.temperature, self._mean_over_devices
+        )
+        return (1 - settings.weight) * loss + settings.weight * distilled
+
+    def _mean_over_devices(self, value: Tensor) -> Tensor:
+        if self.fabric.world_size == 1:
+            return value
+        return self._reduced(value, "mean")
+
+    def _reduced(self, value: Tensor, operation: str) -> Tensor:
+        """Return a tensor combined over all devices."""
+        return cast(Tensor, self.fabric.all_reduce(value.detach().clone(), reduce_op=operation))
+
+    def _update(self, loss: Tensor) -> None:
+        """Make an optimiser step; one whose loss or gradients are not finite changes nothing."""
+        norm = self.fabric.clip_gradients(
+            self.model, self.optimizer, max_norm=self.config.clip, error_if_nonfinite=False
+        )
+        scaled = bool(self.fabric.strategy.precision.state_dict())  # fp16 skips steps by itself
+        bad = not (torch.isfinite(loss) and (scaled or norm is None or torch.isfinite(norm)))
+        bad = self._anywhere(bad)
+        self.bad_steps = self.bad_steps + 1 if bad else 0
+        if scaled or not bad:
+            self.optimizer.step()
+            if self.average is not None:
+                self.average.update_parameters(self.network)
+        self.optimizer.zero_grad()
+        self.schedule.step()
+        self.step += 1
+        if self.bad_steps == BAD_STEPS:
+            raise GateFailed(
+                f"training diverged: the loss was not finite {BAD_STEPS} times in a row, at step "
+                f"{self.step}; use a lower --lr"
+                + (", or --precision bf16 or fp32" if scaled else "")
+            )
+
+    def _anywhere(self, flag: bool) -> bool:
+        """Whether the flag is set on any device: all must do the same."""
+        if self.fabric.world_size == 1:
+            return flag
+        return bool(self._reduced(torch.tensor(float(flag), device=self.fabric.device), "sum") > 0)
+
+    def _after_step(self, loss: Tensor) -> None:
+        rate = self.clock.images_per_second * self.fabric.world_size
+        if self.fabric.is_global_zero:
+            value = float(loss)
+            self.hooks.step(Step(self.step, self.total_steps, self.epoch + 1, value, rate))
+        due = time.monotonic() - self._saved_at > CHECKPOINT_SECONDS
+        if self._stop_if_asked() or self._anywhere(due):
+            self._save()
+
+    def _stop_if_asked(self) -> bool:
+        """Save and end the training when a signal has come to any process."""
+        if self._anywhere(self.hooks.stopped()):
+            self._save()
+            raise Interrupted
+        return False
+
+    def _save(self) -> None:
+        if not self.bad_steps:  # the last good one stays
+            state = self.state()  # on every device: it adds up what they counted
+            self.hooks.save(state)
+        self._saved_at = time.monotonic()
+
+    def _finish_epoch(self) -> None:
+        """Validate, tell, and go to the next epoch."""
+        start = time.perf_counter()
+        network = self._validated_network()
+        evaluate(network, self._watched(self.data.val), self.criterion, self.val_accuracy)
+        self.elapsed += time.perf_counter() - start
+        val_loss, val = self.val_accuracy.compute()
+        if not val.classes_present:
+            raise InputError("the validation images have no labelled pixel")
+        epoch = self._epoch(val_loss, val)
+        self.hooks.epoch(epoch, val, network.unet)
+        self.epoch, self.batch = self.epoch + 1, 0
+        self._save()
+
+    def _watched(self, loader: DataLoader[Any]) -> Iterator[Batch]:
+        """Yield validation batches; a signal ends the training where the epoch's last step left it.
+
+        Only without other processes: with them, not all have as many batches to look up from.
+        """
+        for batch in loader:
+            if self.fabric.world_size == 1:
+                self._stop_if_asked()
+            yield batch
+
+    def _validated_network(self) -> SegmentationNetwork:
+        """Return what is validated and saved: the average if there is one, alike everywhere."""
+        network = self.network if self.average is None else self.average.module
+        if self.fabric.world_size > 1:  # without synchronised batch norm, each has its own
+            for buffer in network.buffers():
+                torch.distributed.broadcast(buffer, 0)
+        assert isinstance(network, SegmentationNetwork)
+        return network
+
+    def _epoch(self, val_loss: float, val: ConfusionMatrix) -> Epoch:
+        train_loss, train = self.train_accuracy.compute()
+        devices, workers = self.fabric.world_size, max(1, self.data.train.num_workers)
+        return Epoch(
+            epoch=self.epoch + 1,
+            step=self.step,
+            seconds=round(self.elapsed, 1),
+            lr=self.optimizer.param_groups[0]["lr"],
+            train_loss=train_loss,
+            train_pixel_accuracy=train.pixel_accuracy,
+            train_miou=train.mean_iou,
+            val_loss=val_loss,
+            val_pixel_accuracy=val.pixel_accuracy,
+            val_mean_class_accuracy=val.mean_class_accuracy,
+            val_miou=val.mean_iou,
+            val_classes_present=val.classes_present,
+            images_per_second=self.clock.images_per_second * devices,
+            loader_images_per_second=self.clock.loader_rate(workers) * devices,
+            waiting=self.clock.waiting_share,
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Return all that the next step depends on; every device must call it."""
+        sums = self.train_accuracy.sums()
+        if self.fabric.world_size > 1:
+            sums = {name: self._reduced(value, "sum") for name, value in sums.items()}
+        return {
+            "step": self.step,
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "elapsed": self.elapsed,
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict() if self.average is not None else None,
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": self.fabric.strategy.precision.state_dict(),
+            "train_sums": sums,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what ``state`` returned."""
+        self.step, self.epoch, self.batch = state["step"], state["epoch"], state["batch"]
+        self.elapsed = state["elapsed"]
+        self.network.load_state_dict(state["network"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.fabric.strategy.precision.load_state_dict(state["scaler"])
+        if self.fabric.is_global_zero:  # they are the sums over all devices
+            self.train_accuracy.load_sums(state["train_sums"])
+
+
+def _total_steps(config: TrainingConfig, steps_per_epoch: int) -> int:
+    limits = [config.max_steps] if config.max_steps else []
+    limits += [config.epochs * steps_per_epoch] if config.epochs else []
+    return min(limits)
+
+
+class EpochClock:
+    """Where this process's training time went since the epoch began, or was resumed."""
+
+    def __init__(self) -> None:
+        self.images = 0
+        self.loading = 0.0  # seconds of all workers
+        self._start, self._end = time.perf_counter(), 0.0
+        self._waiting = 0.0
+
+    def stop(self) -> None:
+        """Keep what follows, the validation, out of the account."""
+        self._end = time.perf_counter()
+
+    def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Yield the batches, counting the time until each is there."""
+        while True:
+            asked = time.perf_counter()
+            batch = next(batches, None)
+            self._waiting += time.perf_counter() - asked
+            if batch is None:
+                return
+            yield batch
+
+    @property
+    def seconds(self) -> float:
+        """Time since the start, until the end if it has come."""
+        return max((self._end or time.perf_counter()) - self._start, 1e-9)
+
+    @property
+    def images_per_second(self) -> float:
+        """Images trained on per second."""
+        return self.images / self.seconds
+
+    @property
+    def waiting_share(self) -> float:
+        """Share of the time that was spent waiting for data, 0..1."""
+        return self._waiting / self.seconds
+
+    def loader_rate(self, workers: int) -> float:
+        """Images per second that so many workers could give; NaN when nothing was loaded."""
+        return self.images * workers / self.loading if self.loading else math.nan
