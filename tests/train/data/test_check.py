@@ -17,13 +17,9 @@ from PIL import Image
 from edgeseg.cli.output import Output
 from edgeseg.errors import InputError
 from edgeseg_train.data import DataSource, open_source
-from edgeseg_train.data.check import (
-    PICTURE,
-    CheckReport,
-    check_source,
-    run_check,
-    write_check_picture,
-)
+from edgeseg_train.data.check import check_source, run_check
+from edgeseg_train.data.check_picture import PICTURE, write_check_picture
+from edgeseg_train.data.check_report import CheckReport
 
 CLASSES, VOID = 5, 9
 TABLE = "id\tname\tr\tg\tb\trole\n" + "".join(

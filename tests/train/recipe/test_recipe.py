@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from edgeseg.errors import UsageError
+from edgeseg_benchmarks.ablation import read_study
 from edgeseg_train.recipe.config import TrainingConfig, read_recipe
 from edgeseg_train.recipe.presets import PRESETS
 
@@ -83,3 +84,24 @@ def test_presets_name_the_reference_recipe() -> None:
     recipe = seed.training
     assert (recipe.lr, recipe.weight_decay, recipe.clip) == (1e-4, 0.01, 1.0)
     assert (recipe.schedule, recipe.loss, recipe.ema) == ("constant", ("ce",), 0)
+
+
+SHIPPED = sorted((Path(__file__).parents[3] / "train" / "recipes").glob("*.toml"))
+
+
+def test_shipped_recipes_and_studies_are_read() -> None:
+    assert {path.stem for path in SHIPPED} >= {"camvid", "camvid-edge", "camvid-ablation"}
+    for path in SHIPPED:
+        if path.stem.endswith("-ablation"):
+            assert len(read_study(path)) > 1
+        else:
+            assert read_recipe(path, PRESETS).training.epochs
+
+
+def test_the_edge_recipe_needs_at_most_a_quarter_of_the_multiplications() -> None:
+    """The channels halve in every layer but the first and the last, which are hardly any work."""
+    large, edge = (read_recipe(path, PRESETS) for path in SHIPPED if "ablation" not in path.stem)
+    if large.features < edge.features:
+        large, edge = edge, large
+    assert large.size == edge.size
+    assert tuple(2 * width for width in edge.features) == large.features

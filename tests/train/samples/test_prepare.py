@@ -20,6 +20,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import PIL
 import pytest
 from PIL import Image
 
@@ -216,7 +217,7 @@ def test_whatever_decides_the_content_has_its_own_folder(
     prepare(Scenes(), (12, 21), CLASSES, keep_truth=True, cache=tmp_path)
     prepare(Scenes(), SIZE, CLASSES + 1, keep_truth=True, cache=tmp_path)
     assert len(folders(tmp_path)) == 6
-    monkeypatch.setattr(store.PIL, "__version__", "99.0")
+    monkeypatch.setattr(PIL, "__version__", "99.0")
     prepared(Scenes(), tmp_path)
     assert len(folders(tmp_path)) == 7
 

@@ -124,8 +124,9 @@ def open_source(
         DeviceError: ``hf:`` without the package ``datasets``.
     """
     from edgeseg_train.data import folder, hub, scenes
+    from edgeseg_train.data.ids import StoredIds, refuse_options
 
-    ids = folder.StoredIds(ignore_index, reduce_zero_label)
+    ids = StoredIds(ignore_index, reduce_zero_label)
     if ignore_index is not None and not 0 <= ignore_index <= IGNORE_INDEX:
         raise UsageError(f"ignore index {ignore_index} is no id of a mask file; expected 0..255")
     kind, _, rest = spec.partition(":")
@@ -134,10 +135,10 @@ def open_source(
     if kind == "hf":
         return hub.open_hub(spec, rest, ids)
     if kind == "ade20k" and rest:
-        folder.refuse_options(spec, ids)
+        refuse_options(spec, ids)
         return folder.open_ade20k(spec, rest)
     if kind == "synthetic":
-        folder.refuse_options(spec, ids)
+        refuse_options(spec, ids)
         return scenes.open_synthetic(spec, rest)
     raise UsageError(
         f"no data {show(spec)}; use synthetic, synthetic:TRAIN+VAL, folder:DIR, ade20k:DIR or "

@@ -11,20 +11,15 @@ scene_parse_150 has ADE20K's 150 classes: stored id 0 is ignored, id k is class 
 (CSAILVision/placeschallenge, instancesegmentation), and here becomes the class of the 150; what
 is no single object, such as sky, is ignored there.
 
-A local path wins over a name on the hub, and a path that exists over one with a configuration
-after its last colon. A local copy is read without the network.
+``edgeseg_train.data.fetch`` finds and loads them; here is what columns, splits and ids mean.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
-import re
-import sys
-import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -34,11 +29,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgeseg.errors import EdgeSegError, InputError, first_line, needs_extra, show
+from edgeseg.errors import InputError, first_line, show
+from edgeseg.files import sha256_bytes
 from edgeseg.images import MASK_FORMATS, read_image, read_mask
-from edgeseg.labels import IGNORE_INDEX
 from edgeseg_train.data import DataSource, Split, SplitName, content_digest
-from edgeseg_train.data.folder import (
+from edgeseg_train.data.fetch import library, load, parse
+from edgeseg_train.data.ids import (
     AS_STORED,
     CLASS_TABLE,
     UNKNOWN,
@@ -46,6 +42,7 @@ from edgeseg_train.data.folder import (
     Stored,
     StoredIds,
     ade20k_classes,
+    ade20k_instance_lookup,
     class_ids,
     described_classes,
     refuse_options,
@@ -54,26 +51,12 @@ from edgeseg_train.data.folder import (
 if TYPE_CHECKING:
     from datasets import Dataset
 
-SCENE_PARSE_150 = "scene_parse_150"
-DEFAULT_NAME = f"zhoubolei/{SCENE_PARSE_150}"
-SCENE_PARSING, INSTANCES = "scene_parsing", "instance_segmentation"
-CONVERSION = "refs/convert/parquet"  # the hub's own conversion of what needed a script
-NETWORK = ("httpx", "httpcore", "huggingface_hub")  # packages whose errors mean: not reachable
-SCRIPT_ERROR = "Dataset scripts are no longer supported"
-
 IMAGE_COLUMNS = ("image", "pixel_values")
 MASK_COLUMNS = ("annotation", "label", "mask", "segmentation_mask")
 SPLITS: dict[SplitName, tuple[str, ...]] = {  # in order of preference
     "train": ("train", "training"),
     "val": ("validation", "val", "valid", "dev", "test"),
 }
-
-# ADE20K ids of stuff (walls, sky, water ...). The instance challenge's ids 1..100 are the other
-# 100 of the 150, in the same order.
-_STUFF = """
-    1 2 3 4 5 6 7 10 12 14 17 18 22 26 27 29 30 35 41 47 49 52 53 55 60 61 62 64 69 78 80 85 92 95
-    97 100 101 102 106 107 110 114 115 118 123 129 132 141 142 146
-"""
 
 
 @dataclass(frozen=True)
@@ -83,7 +66,7 @@ class HubSplit:
     Attributes:
         split: the name of the split in the data set, for messages.
         rows: two columns, ``image`` and ``mask``, each ``{"bytes": ..., "path": ...}``.
-        lookup: int16 (256,), the meaning of stored ids, see ``edgeseg_train.data.folder``.
+        lookup: int16 (256,), the meaning of stored ids, see ``edgeseg_train.data.ids``.
         red: masks are RGB with the id in the red channel.
     """
 
@@ -130,7 +113,7 @@ class HubSplit:
     def stamp(self, index: int) -> str:
         """Return a hash of the library's fingerprint, the index and the meaning of the ids."""
         parts = [self.rows._fingerprint, index, self.red, self.lookup.tolist()]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        return sha256_bytes(json.dumps(parts).encode())
 
     def digest(self, index: int) -> str:
         """Return SHA-256 of both files' bytes; the same as for these files in a folder."""
@@ -170,16 +153,16 @@ def open_hub(spec: str, rest: str, ids: StoredIds = AS_STORED) -> DataSource:
         InputError: not found, not reachable, or without splits or columns to train on.
         DeviceError: the package ``datasets`` is not installed.
     """
-    name, config = _parse(rest)
-    with needs_extra("train"), _quiet(), _readable(name):
-        loaded = _load(name, config)
+    name, config = parse(rest)
+    with library(name):
+        loaded = load(name, config)
         splits = _splits(loaded.tables, name)
     red = False
     if loaded.is_scene_parsing:
         refuse_options(spec, ids)
         labels, lookup = ade20k_classes()
         red = _is_rgb(next(iter(splits.values())))
-        lookup = _instance_lookup() if red else lookup
+        lookup = ade20k_instance_lookup() if red else lookup
     else:
         masks = [mask for split in splits.values() for mask in split.stored_masks()]
         table = Path(name) / CLASS_TABLE if Path(name).is_dir() else None
@@ -188,122 +171,6 @@ def open_hub(spec: str, rest: str, ids: StoredIds = AS_STORED) -> DataSource:
         ours: replace(split, lookup=lookup, red=red) for ours, split in splits.items()
     }
     return DataSource(spec, labels, mapped, loaded.notes + _renamed(splits))
-
-
-def _parse(rest: str) -> tuple[str, str | None]:
-    """Split ``NAME[:CONFIG]``; what exists as a path may contain colons."""
-    if not rest:
-        return DEFAULT_NAME, SCENE_PARSING
-    if Path(rest).exists():
-        return rest, None
-    name, _, config = rest.rpartition(":") if ":" in rest else (rest, "", "")
-    is_default = name.rpartition("/")[2] == SCENE_PARSE_150 and not Path(name).exists()
-    return name, config or (SCENE_PARSING if is_default else None)
-
-
-@dataclass(frozen=True)
-class _Loaded:
-    """Splits by their stored names, the words that say what data this is, and remarks."""
-
-    tables: dict[str, Dataset]
-    markers: set[str]
-    notes: tuple[str, ...] = ()
-
-    @property
-    def is_scene_parsing(self) -> bool:
-        """Whether this is scene_parse_150, by name or by what a local copy still knows of it."""
-        table = next(iter(self.tables.values()))
-        about = self.markers | {table.info.dataset_name, table.info.config_name}
-        named = bool(about & {SCENE_PARSE_150, SCENE_PARSING, INSTANCES})
-        return "annotation" in table.column_names and (
-            named or "scene_category" in table.column_names
-        )
-
-
-def _load(name: str, config: str | None) -> _Loaded:
-    if Path(name).exists():
-        return _load_local(Path(name), config)
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", name, re.ASCII):
-        raise InputError(f"data {show(name)} is no folder here and no name on the hub")
-    return _load_remote(name, config)
-
-
-def _load_remote(name: str, config: str | None) -> _Loaded:
-    """Load what the hub has as data; of what it has as a script, its own conversion."""
-    from datasets import load_dataset
-
-    try:
-        return _Loaded(dict(load_dataset(name, config)), {name.rpartition("/")[2]})
-    except ConnectionError as error:
-        with suppress(FileNotFoundError):  # an earlier visit may have left the conversion here
-            return _load_conversion(name, config, only_cached=True)
-        raise error
-    except (RuntimeError, ValueError) as error:
-        # The second message hides the first where another configuration was loaded before.
-        if SCRIPT_ERROR not in str(error) and "Couldn't find cache" not in str(error):
-            raise
-        return _load_conversion(name, config)
-
-
-def _load_conversion(name: str, config: str | None, *, only_cached: bool = False) -> _Loaded:
-    """Load from the revision where configurations are folders, which `datasets` does not know.
-
-    Raises:
-        FileNotFoundError: not reachable and never fetched.
-        InputError: no such configuration.
-    """
-    from huggingface_hub import snapshot_download
-
-    config = config or "default"
-    folder = snapshot_download(
-        name,
-        repo_type="dataset",
-        revision=CONVERSION,
-        allow_patterns=f"{config}/*",
-        local_files_only=only_cached,
-    )
-    if not (Path(folder) / config).is_dir():
-        if only_cached:
-            raise FileNotFoundError(config)
-        raise InputError(f"data {show(name)} has no configuration {show(config)} on the hub")
-    loaded = _load_local(Path(folder), config)
-    notes = []
-    if only_cached:
-        notes += [f"the hub cannot be reached; reading what was fetched into {show(folder)}"]
-    if any((Path(folder) / config).glob("partial-*")):  # the hub stops after some gigabytes
-        notes += [f"the hub holds only a part of data {show(name)}, {config}"]
-    markers = loaded.markers | {name.rpartition("/")[2]}
-    return replace(loaded, markers=markers, notes=tuple(notes))
-
-
-def _load_local(path: Path, config: str | None) -> _Loaded:
-    from datasets import load_dataset, load_from_disk
-
-    if not path.is_dir():
-        raise InputError(f"data {show(path)} is a file; give the folder that holds the splits")
-    base = _configured(path, config)
-    markers = {path.name, base.name, config or ""}
-    if (base / "dataset_dict.json").exists():
-        return _Loaded(dict(load_from_disk(str(base))), markers)
-    if (base / "state.json").exists():
-        single = load_from_disk(str(base))
-        return _Loaded({str(single.split or "train"): single}, markers)
-    name = config if base == path else None  # else a configuration of the folder's README
-    return _Loaded(dict(load_dataset(str(base.resolve()), name)), markers)
-
-
-def _configured(path: Path, config: str | None) -> Path:
-    """Return the folder of a configuration: the one asked for, or the only one, or the default."""
-    if config:
-        return path / config if (path / config).is_dir() else path
-    files = [file for kind in ("parquet", "arrow") for file in path.glob(f"*/*/*.{kind}")]
-    found = sorted({file.parent.parent.name for file in files})
-    if len(found) > 1 and SCENE_PARSING not in found:
-        raise InputError(
-            f"data {show(path)} has the configurations {', '.join(found)}; "
-            f"add one: hf:{path}:{found[0]}"
-        )
-    return path / (SCENE_PARSING if SCENE_PARSING in found else found[0]) if found else path
 
 
 def _splits(tables: dict[str, Dataset], name: str) -> dict[SplitName, HubSplit]:
@@ -372,51 +239,3 @@ def _is_rgb(split: HubSplit) -> bool:
             return image.mode == "RGB"
     except (InputError, OSError, ValueError, SyntaxError):
         return False
-
-
-def _instance_lookup() -> Lookup:
-    """Return the meaning of the red channel: 0 is nothing, id k the k-th class that is no stuff."""
-    lookup = np.full(256, UNKNOWN, dtype=np.int16)
-    stuff = {int(number) for number in _STUFF.split()}
-    things = [i - 1 for i in range(1, 151) if i not in stuff]
-    lookup[1 : 1 + len(things)] = things
-    lookup[[0, IGNORE_INDEX]] = IGNORE_INDEX
-    return lookup
-
-
-@contextmanager
-def _readable(name: str) -> Iterator[None]:
-    """Turn what the library raises into one line; a full disk and the like stay what they are."""
-    try:
-        yield
-    except (EdgeSegError, MemoryError, ModuleNotFoundError):
-        raise
-    except Exception as error:
-        cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
-        if isinstance(error, ConnectionError) or type(error).__module__.startswith(NETWORK):
-            raise InputError(
-                f"data {show(name)} is no folder here and cannot be fetched from the Hugging Face "
-                f"hub: {first_line(error)}; go online once, or give a local copy: hf:DIR"
-            ) from error
-        if isinstance(cause, OSError) and cause.errno is not None:
-            raise cause from error
-        raise InputError(
-            f"cannot load data {show(name)}: {type(error).__name__}: {first_line(error)}"
-        ) from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the libraries' warnings and, unless a person watches, progress bars off stderr."""
-    import datasets
-    from huggingface_hub import utils as hub_utils
-
-    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # a request per load, to count them
-    datasets.logging.set_verbosity_error()
-    hub_utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        if not sys.stderr.isatty():
-            datasets.disable_progress_bars()
-            hub_utils.disable_progress_bars()  # type: ignore[attr-defined]
-        yield

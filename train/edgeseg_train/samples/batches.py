@@ -19,7 +19,8 @@ from edgeseg.cpu import cpu_threads
 from edgeseg.errors import InputError
 from edgeseg_train.recipe.config import Augmentation
 from edgeseg_train.samples.augment import Augment
-from edgeseg_train.samples.prepare import PreparedSplit, Sample
+from edgeseg_train.samples.prepare import PreparedSplit
+from edgeseg_train.samples.reading import Sample
 
 Draw = tuple[int, int]  # image index, seed of its augmentation
 

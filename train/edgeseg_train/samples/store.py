@@ -1,10 +1,10 @@
 """Prepared samples on disk: uint8 arrays that all processes of a machine map into memory.
 
-One folder per key, ``edgeseg_train.samples.prepare`` decides what goes in:
+One folder per ``SampleReader.key``; ``edgeseg_train.samples.prepare`` decides what goes in:
 
     images.npy   (N, H, W, 3)   masks.npy   (N, H, W)
     truths.npy   flat, the masks at their own sizes one behind the other; only for evaluation
-    index.json   names, skipped samples, fingerprint, counts, sizes; its own checksum
+    index.json   names, skipped samples, fingerprint, counts, sizes: ``samples.index``
 
 A folder is written beside its place and renamed when it is whole, under a lock that the
 kernel drops when its holder dies. What is read is checked first: mapping a file that is
@@ -14,29 +14,23 @@ too short would end the process with SIGBUS instead of an error.
 from __future__ import annotations
 
 import fcntl
-import json
 import math
 import os
 import shutil
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
 import numpy as np
-import PIL
 from numpy.typing import NDArray
 
 from edgeseg.errors import ResourceError, first_line, show
-from edgeseg.files import sha256_bytes
+from edgeseg_train.samples.index import INDEX, Index
 
-# Raise it when the layout changes, or how edgeseg decodes or resizes: older caches are not used.
-FORMAT = 1
-INDEX = "index.json"
 HEADER_BYTES = 128
 
 Arrays = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8] | None]
@@ -47,62 +41,6 @@ def default_cache() -> Path:
     root = Path(os.environ.get("XDG_CACHE_HOME", ""))
     # The XDG specification: a relative path is to be ignored.
     return (root if root.is_absolute() else Path.home() / ".cache") / "edgeseg" / "samples"
-
-
-def cache_key(
-    size: tuple[int, int],
-    num_classes: int,
-    names: Sequence[str],
-    stamps: Sequence[str],
-    *,
-    keep_truth: bool,
-) -> str:
-    """Return the folder's name, 32 hexadecimal digits, from all that decides its content."""
-    # Pillow's version, because its decoders and its resize may change.
-    parts = [FORMAT, PIL.__version__, size, num_classes, keep_truth, list(names), list(stamps)]
-    return sha256_bytes(json.dumps(parts).encode())[:32]
-
-
-@dataclass(frozen=True)
-class Index:
-    """What ``index.json`` holds; lists, because that is what JSON gives back."""
-
-    size: list[int]  # height, width
-    names: list[str]
-    skipped: dict[str, str]  # name: reason
-    fingerprint: str
-    pixels: list[int]
-    pixels_of_images_with: list[int]
-    truth_shapes: list[list[int]]  # empty when the masks' own sizes are not kept
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return each array's file name and shape."""
-        masks = (len(self.names), *self.size)
-        shapes: dict[str, tuple[int, ...]] = {"images.npy": (*masks, 3), "masks.npy": masks}
-        if self.truth_shapes:
-            shapes["truths.npy"] = (sum(map(math.prod, self.truth_shapes)),)
-        return shapes
-
-    def to_json(self) -> bytes:
-        """Return the document with its checksum; non-ASCII and undecodable names are escaped."""
-        content = asdict(self) | {"format": FORMAT}
-        return json.dumps({"sha256": _checksum(content), "index": content}).encode()
-
-    @classmethod
-    def from_json(cls, data: bytes) -> Index:
-        """Return the index in ``data``.
-
-        Raises:
-            ValueError: it is not what ``to_json`` wrote.
-        """
-        try:
-            document = json.loads(data)
-            content = document["index"]
-            if document["sha256"] != _checksum(content) or content.pop("format") != FORMAT:
-                raise ValueError("its checksum or format does not match")
-            return cls(**content)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"{INDEX} is damaged: {first_line(error)}") from error
 
 
 class StoredSamples:
@@ -247,10 +185,6 @@ def remove_leftovers(folder: Path) -> None:
         with suppress(OSError), _lock_file(other).open("ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while its owner lives
             shutil.rmtree(staging, ignore_errors=True)
-
-
-def _checksum(content: object) -> str:
-    return sha256_bytes(json.dumps(content, sort_keys=True).encode())
 
 
 def _staging(folder: Path) -> Path:
