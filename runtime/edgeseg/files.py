@@ -22,14 +22,15 @@ def sha256_bytes(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def atomic_write(path: Path, data: bytes) -> None:
-    """Replace ``path`` by ``data``; the old content stays until the new one is on disk."""
+def atomic_write(path: Path, *parts: bytes | memoryview) -> None:
+    """Replace ``path`` by ``parts``; the old content stays until the new one is on disk."""
     # Shortened, because the name plus our suffix may exceed what a file system allows.
     unique = f"{os.getpid()}-{threading.get_ident()}"
     temporary = path.with_name(f".{path.name[:40]}.partial-{unique}")
     try:
         with temporary.open("wb") as file:
-            file.write(data)
+            for part in parts:
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,7 +28,8 @@ from edgeseg_train.recipe.config import (
     read_recipe,
 )
 from edgeseg_train.recipe.presets import PRESETS, preset
-from edgeseg_train.run.job import DataOptions, Job, Resources, is_helper_process, read_job_record
+from edgeseg_train.run.job import DataOptions, Job, Resources, read_job_record
+from edgeseg_train.run.processes import is_helper_process, started_by_launcher
 from edgeseg_train.run.progress import TerminalReporter
 from edgeseg_train.run.report import Reporter
 from edgeseg_train.run.training import train
@@ -141,6 +143,10 @@ def main(
     weight_decay: Annotated[
         float | None, typer.Option(help="Weight decay.", rich_help_panel=RECIPE)
     ] = None,
+    momentum: Annotated[float | None, typer.Option(help="Of sgd.", rich_help_panel=RECIPE)] = None,
+    clip: Annotated[
+        float | None, typer.Option(help="Highest norm of the gradients.", rich_help_panel=RECIPE)
+    ] = None,
     schedule: Annotated[
         Schedule | None, typer.Option(help="Learning rate over time.", rich_help_panel=RECIPE)
     ] = None,
@@ -231,15 +237,23 @@ def main(
     """
     output: Output = ctx.obj
     loggers = ("tensorboard",) * tensorboard + ("wandb",) * wandb
+    if no_cache and cache is not None:
+        raise UsageError("--cache and --no-cache exclude each other")
     where = None if no_cache else cache or default_cache()
     resources = Resources(devices, nodes, workers, where, loggers)
     if resume is not None:
-        _refuse_all_but_resources(ctx)
+        _refuse_all_but(
+            RESUME_ALLOWS,
+            ctx,
+            "a resumed training goes on as it began, so only devices, workers, cache and loggers "
+            "may be given with --resume",
+        )
         return _resume(resume, resources, output)
     options = DataOptions(
         ignore_index=ignore_index, reduce_zero_label=reduce_zero_label, skip_bad=skip_bad
     )
     if check:
+        _refuse_all_but(CHECK_ALLOWS, ctx, "--check only reads the data")
         return _check(_source(data or "synthetic", options), out, output)
     if out is None:
         raise UsageError("--out is missing: the run folder to write")
@@ -255,6 +269,8 @@ def main(
             "optimizer": optimizer,
             "lr": lr,
             "weight_decay": weight_decay,
+            "momentum": momentum,
+            "clip": clip,
             "schedule": schedule,
             "warmup": warmup,
             "ema": ema,
@@ -327,38 +343,31 @@ def _summary(config: RunConfig, out: Path) -> str:
 
 
 RESUME_ALLOWS = {
-    "resume",
-    "devices",
-    "nodes",
-    "workers",
-    "cache",
-    "no_cache",
-    "tensorboard",
-    "wandb",
-}
+    "resume", "devices", "nodes", "workers", "cache", "no_cache", "tensorboard", "wandb",
+}  # fmt: skip
+CHECK_ALLOWS = {"check", "data", "out", "ignore_index", "reduce_zero_label"}
 
 
-def _refuse_all_but_resources(ctx: typer.Context) -> None:
-    """Let ``--resume`` change nothing that the result depends on.
+def _refuse_all_but(allowed: set[str], ctx: typer.Context, reason: str) -> None:
+    """Let no option be ignored in silence.
 
     Raises:
-        UsageError: another option was given.
+        UsageError: another option than the allowed ones was given.
     """
     refused = [
         f"--{name.replace('_', '-')}"
-        for name in sorted(set(ctx.params) - RESUME_ALLOWS)
+        for name in sorted(set(ctx.params) - allowed)
         if (source := ctx.get_parameter_source(name)) and source.name == "COMMANDLINE"
     ]
     if refused:
-        raise UsageError(
-            f"{', '.join(refused)}: a resumed training goes on as it began, so only devices, "
-            "workers, cache and loggers may be given with --resume"
-        )
+        raise UsageError(f"{', '.join(refused)}: {reason}")
 
 
 def _resume(run: Path, resources: Resources, output: Output) -> int:
     out = finished_name(run)
     record = read_job_record(unfinished_folder(out))
+    if started_by_launcher() is None and resources.devices is None and resources.nodes == 1:
+        resources = replace(resources, devices=record.devices, nodes=record.nodes)
     source = _source(record.spec, record.options)
     job = Job(source, record.model, record.preprocessing, record.training, record.options)
     return _run(job, out, resources, output, force=record.replace, resume=True)

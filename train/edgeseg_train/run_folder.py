@@ -107,8 +107,23 @@ def read_config(run: Path) -> RunConfig:
 
 
 def weights_sha256(run: Path) -> str:
-    """Return the SHA-256 of a run's weights; ``load_network`` says what is wrong with them."""
-    return sha256_bytes((run / WEIGHTS).read_bytes())
+    """Return the SHA-256 of a run's weights; ``load_network`` says what is wrong with them.
+
+    Raises:
+        ArtifactError: there are none, or they are not readable.
+    """
+    return sha256_bytes(_weights(run))
+
+
+def _weights(run: Path) -> bytes:
+    """Return the weights' file; not memory-mapped, because a file that shrinks ends the process."""
+    path = run / WEIGHTS
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise ArtifactError(f"run folder {show(run)} has no {WEIGHTS}") from error
+    except OSError as error:
+        raise ArtifactError(f"cannot read {show(path)}: {error.strerror}") from error
 
 
 def load_network(run: Path, config: RunConfig) -> SegmentationNetwork:
@@ -118,13 +133,10 @@ def load_network(run: Path, config: RunConfig) -> SegmentationNetwork:
         ArtifactError: weights missing, corrupt, not finite or for another architecture.
     """
     path = run / WEIGHTS
+    data = _weights(run)
     try:
-        # Not memory-mapped: a file that shrinks while it is in use would end the process.
-        data = path.read_bytes()
         weights = load(data)
-    except FileNotFoundError as error:
-        raise ArtifactError(f"run folder {show(run)} has no {WEIGHTS}") from error
-    except (OSError, SafetensorError) as error:
+    except SafetensorError as error:
         raise ArtifactError(f"cannot read {show(path)}: {first_line(error)}") from error
     if sha256_bytes(data) != config.result.weights_sha256:
         raise ArtifactError(

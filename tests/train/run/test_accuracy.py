@@ -9,7 +9,6 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardInd
 
 from edgeseg.metrics import ConfusionMatrix
 from edgeseg.preprocess import resize_class_map
-from edgeseg_train.recipe.losses import SegmentationLoss
 from edgeseg_train.run.accuracy import Accuracy, evaluate
 from edgeseg_train.samples.batches import Batch
 from edgeseg_train.unet import SegmentationNetwork, UNet, UNetConfig
@@ -64,9 +63,9 @@ def test_running_sums_go_on_where_they_were_saved() -> None:
     whole, first, second = Accuracy(classes), Accuracy(classes), Accuracy(classes)
     for accuracy, parts in ((whole, (0, 1, 2)), (first, (0, 1))):
         for i in parts:
-            accuracy.update(torch.tensor(float(i)), guess[i], truth[i])
+            accuracy.update(torch.tensor(float(i)), torch.tensor(600.0), guess[i], truth[i])
     second.load_sums(first.sums())
-    second.update(torch.tensor(2.0), guess[2], truth[2])
+    second.update(torch.tensor(2.0), torch.tensor(600.0), guess[2], truth[2])
     (loss, matrix), (expected_loss, expected) = second.compute(), whole.compute()
     assert loss == expected_loss
     np.testing.assert_array_equal(matrix.counts, expected.counts)
@@ -85,7 +84,7 @@ def test_evaluation_is_the_deployed_path_and_leaves_the_network_training() -> No
     masks = torch.stack([torch.tensor(resize_class_map(t.numpy(), 8, 12)) for t in truths])
     before = [buffer.clone() for buffer in network.buffers()]
     accuracy, expected = Accuracy(4), ConfusionMatrix(4)
-    evaluate(network, [Batch(images, masks, truths)], SegmentationLoss(("ce",)), accuracy)
+    evaluate(network, [Batch(images, masks, truths)], accuracy)
     assert network.training
     for old, new in zip(before, network.buffers(), strict=True):
         torch.testing.assert_close(old, new)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -84,25 +85,37 @@ def test_a_full_disk_leaves_the_old_checkpoint(
 
 
 def test_killed_while_saving_at_any_moment_a_whole_checkpoint_remains(tmp_path: Path) -> None:
-    for trial in range(20):
-        folder = tmp_path / str(trial)
-        folder.mkdir()
-        pid = _saving_endlessly(folder)
-        _wait_for(folder / "last.ckpt")
+    savers = [
+        subprocess.Popen(
+            [sys.executable, "-c", ENDLESS, str(tmp_path)], stdin=subprocess.PIPE, text=True
+        )
+        for _ in range(TRIALS)
+    ]
+    for trial, saver in enumerate(savers):
+        assert saver.stdin is not None
+        saver.stdin.write(f"{trial}\n")
+        saver.stdin.close()
+        _wait_for(tmp_path / str(trial) / "last.ckpt")
         time.sleep(0.003 * trial)
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        state = load_checkpoint(folder, lambda text: None)
+        saver.kill()
+        saver.wait()
+        state = load_checkpoint(tmp_path / str(trial), lambda text: None)
         assert (state["weights"] == state["step"]).all()
 
 
-def _saving_endlessly(folder: Path) -> int:
-    """Save endlessly in a copy of this process, which needs no second to import torch."""
-    pid = os.fork()
-    if pid == 0:
-        for step in range(10**9):
-            save_checkpoint(folder, {"step": step, "weights": torch.full((200_000,), float(step))})
-    return pid
+TRIALS = 6  # each needs a process of its own, which takes seconds to import torch
+ENDLESS = """
+import sys
+from pathlib import Path
+import torch
+from edgeseg_train.run.checkpoint import save_checkpoint
+folder = Path(sys.argv[1])
+for trial in sys.stdin:
+    (folder / trial.strip()).mkdir()
+    for step in range(10**9):
+        state = {"step": step, "weights": torch.full((200_000,), float(step))}
+        save_checkpoint(folder / trial.strip(), state)
+"""
 
 
 def _wait_for(path: Path) -> None:

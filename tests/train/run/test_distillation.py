@@ -78,9 +78,10 @@ def test_a_student_of_nothing_but_its_teacher_comes_to_answer_like_it(
 def test_a_teacher_of_other_classes_is_refused(tmp_path: Path, tiny_run: Path) -> None:
     for split in ("train", "val"):
         for folder, mode in (("images", "RGB"), ("annotations", "L")):
-            path = tmp_path / "data" / folder / split / "a.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.new(mode, (32, 32)).save(path)
+            for i in range(4):
+                path = tmp_path / "data" / folder / split / f"{i}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.new(mode, (32, 32)).save(path)
     other = dataclasses.replace(job(tiny_run), source=open_source(f"folder:{tmp_path / 'data'}"))
     with pytest.raises(ArtifactError, match="150 other classes than the data's 1"):
         train(other, tmp_path / "run")

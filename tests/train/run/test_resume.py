@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from lightning.fabric import Fabric
 
 from edgeseg.errors import ArtifactError, Terminated, UsageError
 from edgeseg.preprocess import Preprocessing
@@ -24,7 +25,7 @@ from edgeseg_train.run.loop import Step
 from edgeseg_train.run.report import Reporter
 from edgeseg_train.run.signals import StopRequest
 from edgeseg_train.run.training import train
-from edgeseg_train.run_folder import read_config
+from edgeseg_train.run_folder import load_network, read_config
 from edgeseg_train.unet import UNetConfig
 
 EPOCHS = 3
@@ -132,11 +133,13 @@ def test_a_signal_during_validation_saves_the_epoch_that_was_trained(
 
 
 def test_max_steps_within_an_epoch_can_be_resumed_too(tmp_path: Path) -> None:
-    train(job(epochs=None, max_steps=6), tmp_path / "whole")
-    with pytest.raises(KeyboardInterrupt):
-        train(job(epochs=None, max_steps=6), tmp_path / "run", report=SignalAt(5))
-    train(job(epochs=None, max_steps=6), tmp_path / "run", resume=True)
-    assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
+    short = job(epochs=None, max_steps=6, schedule="onecycle", warmup=0)
+    train(short, tmp_path / "whole")
+    for at in (5, 6):
+        with pytest.raises(KeyboardInterrupt):
+            train(short, tmp_path / f"run-{at}", report=SignalAt(at))
+        train(short, tmp_path / f"run-{at}", resume=True)
+        assert outcome(tmp_path / f"run-{at}") == outcome(tmp_path / "whole")
 
 
 @pytest.fixture
@@ -172,6 +175,66 @@ def test_a_damaged_checkpoint_costs_one_epoch_at_most(unfinished: Path, whole: P
     train(job(), unfinished, resume=True, report=report)
     assert any("is damaged" in note and "using previous.ckpt" in note for note in report.notes)
     assert outcome(unfinished) == outcome(whole)
+
+
+def test_weights_newer_than_the_checkpoint_are_kept_when_the_repeat_is_no_better(
+    tmp_path: Path, whole: Path
+) -> None:
+    """As after a kill between the weights and the checkpoint, where repeating gives other bits."""
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        train(job(), out, report=SignalAt(6))
+    partial = out.with_name("run.partial")
+    config = read_config(partial)
+    better = config.result.model_copy(update={"val_miou": 0.99, "epoch": 2})
+    (partial / "config.json").write_text(
+        config.model_copy(update={"result": better}).model_dump_json()
+    )
+    train(job(), out, resume=True)
+    assert read_config(out).result == better  # and draw() could load what it describes
+
+
+def test_weights_that_no_configuration_describes_are_replaced(tmp_path: Path, whole: Path) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        train(job(), out, report=SignalAt(6))
+    weights = out.with_name("run.partial") / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    train(job(), out, resume=True)
+    load_network(out, read_config(out))
+
+
+def test_an_interrupt_after_a_bad_step_saves_that_step_too(
+    tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    norms = iter([float("nan")])
+    clip = Fabric.clip_gradients
+
+    def once(self, *arguments, **options):  # type: ignore[no-untyped-def]
+        norm = clip(self, *arguments, **options)
+        return norm * next(norms, 1.0)
+
+    monkeypatch.setattr(Fabric, "clip_gradients", once)
+    report = SignalAt(1)
+    with pytest.raises(KeyboardInterrupt, match="the state is saved"):
+        train(job(), tmp_path / "run", report=report)
+    train(job(), tmp_path / "run", resume=True, report=report)
+    assert "continuing after step 1 of 12" in report.notes
+
+
+def test_workers_leave_signals_to_the_training(tmp_path: Path) -> None:
+    """``timeout`` and launchers send SIGTERM to all processes of the group."""
+    process = subprocess.Popen(
+        [*COMMAND, *OPTIONS, "--out", str(tmp_path / "run"), "--workers", "1"],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    after_epochs(process, 1)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 143, stderr
+    assert "the state is saved" in stderr
 
 
 def test_an_old_run_stays_until_the_resumed_one_is_whole(tmp_path: Path, whole: Path) -> None:

@@ -38,7 +38,7 @@ from edgeseg_train.run.report import Reporter
 from edgeseg_train.run.training import train
 from edgeseg_train.run_folder import RunConfig, load_network, read_config
 from edgeseg_train.samples.batches import Batch
-from edgeseg_train.unet import UNetConfig
+from edgeseg_train.unet import UNet, UNetConfig
 
 
 def job(**options: object) -> Job:
@@ -131,7 +131,7 @@ def test_a_diverging_training_stops_after_three_bad_steps_and_leaves_nothing(
 
 
 class Spoiler(Reporter):
-    """Makes the loss NaN at some steps, by spoiling what the network computes."""
+    """Makes what the network computes overflow, from its first layer on, at some steps."""
 
     def __init__(self, steps: set[int]) -> None:
         self.steps, self.losses = steps, []
@@ -141,13 +141,13 @@ class Spoiler(Reporter):
 
 
 def spoil(monkeypatch: pytest.MonkeyPatch, spoiler: Spoiler) -> None:
-    forward = training.SegmentationLoss.forward
+    forward = UNet.forward
 
-    def spoiled(self, logits, *rest):  # type: ignore[no-untyped-def]
-        bad = logits.requires_grad and len(spoiler.losses) in spoiler.steps
-        return forward(self, logits, *rest) * (float("nan") if bad else 1)
+    def spoiled(self, x):  # type: ignore[no-untyped-def]
+        bad = self.training and len(spoiler.losses) in spoiler.steps
+        return forward(self, x * (float("inf") if bad else 1))
 
-    monkeypatch.setattr(training.SegmentationLoss, "forward", spoiled)
+    monkeypatch.setattr(UNet, "forward", spoiled)
 
 
 def test_single_bad_steps_change_nothing_and_training_goes_on(
@@ -159,6 +159,30 @@ def test_single_bad_steps_change_nothing_and_training_goes_on(
     assert np.isnan(spoiler.losses).tolist() == [False, True, True, False, True, False]
     assert np.isfinite(config.result.val_loss)
     load_network(tmp_path / "run", config)  # refuses weights that are not finite
+    rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").open()))
+    assert all(float(row["val_loss"]) < 10 for row in rows)  # batch norm's statistics are sound
+    assert all(float(row["train_loss"]) < 10 for row in rows[:1] + rows[2:])
+
+
+def test_a_step_that_overflows_leaves_all_of_the_state_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a rate that hardly moves anything, the spoiled steps are as if they had not been."""
+    still = {"epochs": 1, "batch_size": 2, "lr": 1e-12, "weight_decay": 0, "ema": 0.5}
+    spoiler = Spoiler({3})
+    spoil(monkeypatch, spoiler)
+    spoiled = load_network(tmp_path / "a", train(job(**still), tmp_path / "a", report=spoiler))
+    spoiler.steps, spoiler.losses = set(), []
+    whole = load_network(tmp_path / "b", train(job(**still), tmp_path / "b", report=spoiler))
+    assert [np.isfinite(loss) for loss in spoiler.losses] == [True] * 4
+    for (name, found), expected in zip(
+        spoiled.unet.state_dict().items(), whole.unet.state_dict().values(), strict=True
+    ):
+        assert torch.isfinite(found.float()).all(), name
+        if "running" not in name and "batches" not in name:
+            torch.testing.assert_close(found, expected)
+    counts = [n.unet.state_dict()["downs.0.conv.1.num_batches_tracked"] for n in (spoiled, whole)]
+    assert [int(count) for count in counts] == [3, 4]
 
 
 def test_three_bad_steps_in_a_row_leave_the_last_good_checkpoint(
@@ -166,7 +190,7 @@ def test_three_bad_steps_in_a_row_leave_the_last_good_checkpoint(
 ) -> None:
     spoiler = Spoiler({2, 3, 4})
     spoil(monkeypatch, spoiler)
-    with pytest.raises(GateFailed, match=r"diverged.*run\.partial'.*--resume"):
+    with pytest.raises(GateFailed, match=r"diverged.*lower --lr.* and --force; .*run\.partial'"):
         train(job(epochs=3), tmp_path / "run", report=spoiler)
     partial = tmp_path / "run.partial"
     load_network(partial, read_config(partial))
@@ -292,7 +316,7 @@ def test_the_clock_tells_waiting_from_working(monkeypatch: pytest.MonkeyPatch) -
     assert clock.loader_rate(workers=2) == pytest.approx(2 * 32 / 20)
 
 
-def test_validation_without_labels_is_an_input_error(tmp_path: Path) -> None:
+def test_splits_without_labels_are_input_errors(tmp_path: Path) -> None:
     for split in ("train", "val"):
         for folder, mode, fill in (("images", "RGB", 0), ("annotations", "L", 255)):
             path = tmp_path / "data" / folder / split / "a.png"
@@ -303,9 +327,12 @@ def test_validation_without_labels_is_an_input_error(tmp_path: Path) -> None:
     unlabelled = dataclasses.replace(
         job(batch_size=1), source=source, model=UNetConfig(num_classes=1, features=(2,))
     )
-    with pytest.raises(InputError, match="no labelled pixel"):
+    with pytest.raises(InputError, match="the train images have no labelled pixel"):
         train(unlabelled, tmp_path / "run")
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
+    Image.new("L", (16, 16), 0).save(tmp_path / "data" / "annotations" / "train" / "a.png")
+    with pytest.raises(InputError, match="the val images have no labelled pixel"):
+        train(unlabelled, tmp_path / "run")
 
 
 def test_samples_show_the_saved_weights_and_not_the_last(

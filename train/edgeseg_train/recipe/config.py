@@ -82,6 +82,7 @@ class TrainingConfig(BaseModel):
         batch_size: images per device and backward pass.
         accumulate: backward passes per optimiser step.
         lr: highest learning rate.
+        momentum: of SGD; ``onecycle`` varies it (or AdamW's beta 1) between 0.85 and 0.95.
         clip: gradients are scaled down to this norm.
         warmup: share of all steps during which the rate rises from near 0 to ``lr``
             (``onecycle`` has its own).
@@ -127,6 +128,11 @@ class TrainingConfig(BaseModel):
             raise ValueError("neither epochs nor max_steps ends the training")
         if len(set(self.loss)) != len(self.loss):
             raise ValueError(f"loss {'+'.join(self.loss)} names a term twice")
+        if self.schedule == "onecycle" and self.warmup:
+            raise ValueError("warmup has no effect: the schedule onecycle rises by itself")
+        of_ce = (self.class_weights != "none", self.label_smoothing > 0, self.hardest < 1)
+        if "ce" not in self.loss and any(of_ce):
+            raise ValueError("class weights, label smoothing and hardest need ce in the loss")
         return self
 
 

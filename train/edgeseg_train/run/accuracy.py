@@ -23,14 +23,22 @@ class Accuracy(nn.Module):
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        self.loss = MeanMetric(nan_strategy="ignore")  # a bad step is reported by the loop
+        self.loss = MeanMetric(nan_strategy="disable")  # looking for NaN would wait for the GPU
         self.confusion = MulticlassConfusionMatrix(
             num_classes, ignore_index=IGNORE_INDEX, validate_args=False
         )
 
-    def update(self, loss: Tensor, classes: Tensor, masks: Tensor) -> None:
-        """Add a batch: its mean loss and int64 (N, H, W) found and true ids, truth also 255."""
-        self.loss.update(loss.detach(), weight=labelled_pixels(masks))
+    def update(self, loss: Tensor, weight: Tensor, classes: Tensor, masks: Tensor) -> None:
+        """Add a training batch; a loss that is not finite is left out.
+
+        Args:
+            loss: scalar.
+            weight: scalar, the labelled pixels that ``loss`` is the mean over.
+            classes: int64 (N, H, W), the ids found.
+            masks: int64 (N, H, W), the true ids, also 255.
+        """
+        finite = torch.isfinite(loss.detach())
+        self.loss.update(torch.where(finite, loss.detach(), 0), weight=weight * finite)
         self.confusion.update(classes, masks)
 
     def compute(self) -> tuple[float, ConfusionMatrix]:
@@ -64,10 +72,12 @@ def labelled_pixels(masks: Tensor) -> Tensor:
     return (masks != IGNORE_INDEX).sum()
 
 
-def evaluate(
-    network: nn.Module, batches: Iterable[Batch], criterion: SegmentationLoss, accuracy: Accuracy
-) -> None:
-    """Measure a network at the masks' own sizes, in fp32, as the runtime's output is used."""
+def evaluate(network: nn.Module, batches: Iterable[Batch], accuracy: Accuracy) -> None:
+    """Measure a network at the masks' own sizes, in fp32, as the runtime's output is used.
+
+    The loss is the plain cross-entropy, whatever is trained on: so that recipes compare.
+    """
+    criterion = SegmentationLoss(("ce",))
     device = next(network.parameters()).device
     training = network.training
     network.eval()

@@ -30,11 +30,11 @@ def save_checkpoint(folder: Path, state: State) -> None:
     """Write ``last.ckpt`` whole or not at all; the old one becomes ``previous.ckpt``."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    payload = buffer.getvalue()
+    payload = buffer.getbuffer()  # no second copy of what may be half a gigabyte
     last = folder / LAST
     if last.exists():
         last.replace(folder / PREVIOUS)
-    atomic_write(last, HEADER + hashlib.sha256(payload).digest() + payload)
+    atomic_write(last, HEADER, hashlib.sha256(payload).digest(), payload)
 
 
 def load_checkpoint(folder: Path, note: Callable[[str], None]) -> State:

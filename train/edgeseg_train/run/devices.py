@@ -1,73 +1,80 @@
-"""Devices, processes and precision, through Lightning Fabric."""
+"""Devices and precision, through Lightning Fabric."""
 
 from __future__ import annotations
 
-import atexit
-import contextlib
 import logging
 import warnings
 from typing import Any, Literal
 
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 
 from edgeseg.cpu import cpu_threads
 from edgeseg.errors import DeviceError, UsageError
 from edgeseg_train.recipe.config import Precision
-from edgeseg_train.run.job import Resources, launched_processes
+from edgeseg_train.run.job import Resources
+from edgeseg_train.run.processes import World, is_helper_process, started_by_launcher
 
 FabricPrecision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 
-def make_fabric(resources: Resources, precision: Precision, loggers: list[Any]) -> Fabric:
-    """Return a Fabric that is not launched yet.
-
-    Under torchrun or srun their numbers of devices and nodes hold.
+def choose_world(resources: Resources) -> World:
+    """Return the processes of a training; under torchrun or srun theirs hold.
 
     Raises:
         DeviceError: more devices than there are.
-        UsageError: torchrun or srun started another number of processes, or no such precision.
+        UsageError: the launcher started another number of processes.
     """
-    _silence_lightning()
-    devices, nodes = _processes(resources)
+    asked, started = World(resources.devices or 1, resources.nodes), started_by_launcher()
+    if started and (resources.devices or resources.nodes > 1) and asked != started:
+        raise UsageError(
+            f"--devices {asked.devices} --nodes {asked.nodes}, but the launcher started "
+            f"{started.devices} processes on each of {started.nodes} machines"
+        )
+    world = started or asked
     cuda = torch.cuda.is_available()
     available = torch.cuda.device_count() if cuda else cpu_threads()
-    if devices > available:
+    if world.devices > available:
         have = f"this machine has {available} GPUs" if cuda else f"no GPU here, {available} cores"
-        raise DeviceError(f"--devices {devices}: {have}")
+        raise DeviceError(f"--devices {world.devices}: {have}")
+    return world
+
+
+def make_fabric(
+    world: World, environment: ClusterEnvironment, precision: Precision, loggers: list[Any]
+) -> Fabric:
+    """Return a Fabric that is not launched yet.
+
+    Raises:
+        UsageError: no such precision here.
+    """
+    _silence_lightning()
+    cuda = torch.cuda.is_available()
+    torch.backends.cudnn.benchmark = cuda  # sizes do not change
     return Fabric(
         accelerator="gpu" if cuda else "cpu",
-        devices=devices,
-        num_nodes=nodes,
-        strategy="ddp" if devices * nodes > 1 else "auto",
+        devices=world.devices,
+        num_nodes=world.nodes,
+        strategy="ddp" if world.size > 1 else "auto",
         precision=fabric_precision(precision),
+        plugins=[environment] if world.size > 1 else None,
         loggers=loggers,
     )
 
 
-def launch(fabric: Fabric) -> None:
-    """Start the other processes, if they are ours to start; they end when this one ends."""
+def launch(fabric: Fabric, world: World) -> None:
+    """Meet the other processes.
+
+    Raises:
+        DeviceError: they are not those that were asked for.
+    """
     fabric.launch()
-    atexit.register(_end_helpers, fabric)
-
-
-def _end_helpers(fabric: Fabric) -> None:
-    for process in getattr(fabric.strategy.launcher, "procs", ()):
-        with contextlib.suppress(OSError):
-            process.kill()  # it may be waiting for a message that never comes
-
-
-def _processes(resources: Resources) -> tuple[int, int]:
-    asked = (resources.devices or 1, resources.nodes)
-    started = launched_processes()
-    if started is None:
-        return asked
-    if resources.devices not in (None, started[0]) or resources.nodes not in (1, started[1]):
-        raise UsageError(
-            f"--devices {asked[0]} --nodes {asked[1]}, but the launcher started {started[0]} "
-            f"processes on each of {started[1]} nodes"
+    if fabric.world_size != world.size or is_helper_process() != (fabric.global_rank > 0):
+        raise DeviceError(
+            f"asked for {world.size} processes, but this is number {fabric.global_rank} of "
+            f"{fabric.world_size}; check the launcher's environment variables"
         )
-    return started
 
 
 def fabric_precision(precision: Precision) -> FabricPrecision:
@@ -80,7 +87,8 @@ def fabric_precision(precision: Precision) -> FabricPrecision:
         if not torch.cuda.is_available():
             return "32-true"
         # bfloat16 has FP32's range: no block without a norm at its end can overflow.
-        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bf16-mixed" if native else "16-mixed"
     if precision == "fp16":
         if not torch.cuda.is_available():
             raise UsageError("--precision fp16 needs a GPU; CPUs have fp32 and bf16")

@@ -13,10 +13,18 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
+from edgeseg.errors import ArtifactError
 from edgeseg.files import atomic_write, sha256_bytes
 from edgeseg.labels import Labels
 from edgeseg.metrics import ConfusionMatrix
-from edgeseg_train.run_folder import CONFIG, WEIGHTS, Result, RunConfig
+from edgeseg_train.run_folder import (
+    CONFIG,
+    WEIGHTS,
+    Result,
+    RunConfig,
+    read_config,
+    weights_sha256,
+)
 
 METRICS = "metrics.csv"
 PER_CLASS = "per_class.csv"
@@ -26,9 +34,10 @@ PER_CLASS = "per_class.csv"
 class Epoch:
     """One row of ``metrics.csv``; accuracies are shares 0..1, NaN where nothing was counted.
 
-    ``images_per_second`` is what training reached, ``loader_images_per_second`` what reading
-    and augmenting alone would reach, ``waiting`` the share of the training's time that was
-    spent waiting for data; all three over all devices.
+    ``train_loss`` is what is trained on, ``val_loss`` the plain cross-entropy. ``lr`` is that of
+    the epoch's last step. ``images_per_second`` is what training reached over all devices,
+    ``loader_images_per_second`` what reading and augmenting alone would reach, ``waiting`` the
+    share of the first device's time that was spent waiting for data.
     """
 
     epoch: int
@@ -97,12 +106,27 @@ class History:
         """Go on from a checkpoint."""
         self.epochs = [Epoch(**values) for values in state["epochs"]]
         self.best = Result.model_validate_json(state["best"]) if state["best"] else None
+        if self.write:
+            self._trust_the_folder()
+
+    def _trust_the_folder(self) -> None:
+        """Take the best weights for what is there: they may be newer than the checkpoint.
+
+        A training that was killed after it wrote them repeats that epoch, and where that does
+        not give the same bits, only what is on disk can be published.
+        """
+        try:
+            found = read_config(self.folder).result
+            whole = found.weights_sha256 == weights_sha256(self.folder)
+        except ArtifactError:
+            whole = False
+        self.best = found if whole else None
 
     def _save(self, weights: bytes, val: ConfusionMatrix) -> None:
+        atomic_write(self.folder / PER_CLASS, _csv(_per_class(val, self.labels)))
         atomic_write(self.folder / WEIGHTS, weights)
         text = self.config().model_dump_json(indent=2) + "\n"
         atomic_write(self.folder / CONFIG, text.encode())
-        atomic_write(self.folder / PER_CLASS, _csv(_per_class(val, self.labels)))
 
 
 def _result(epoch: Epoch, val: ConfusionMatrix, weights: bytes) -> Result:

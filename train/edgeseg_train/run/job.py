@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -74,7 +73,8 @@ class JobRecord(BaseModel):
     model: UNetConfig
     preprocessing: Preprocessing
     training: TrainingConfig
-    processes: int
+    devices: int
+    nodes: int
     replace: bool
 
     def write(self, folder: Path) -> None:
@@ -89,24 +89,3 @@ def read_job_record(folder: Path) -> JobRecord:
         ArtifactError: missing, or not what this version writes.
     """
     return read_document(folder / JOB, JobRecord, "record of an unfinished training")
-
-
-def launched_processes() -> tuple[int, int] | None:
-    """Return (devices per node, nodes) as torchrun or SLURM's srun started us, else None."""
-    environment = os.environ
-    if "TORCHELASTIC_RUN_ID" in environment:
-        local = int(environment["LOCAL_WORLD_SIZE"])
-        return local, int(environment["WORLD_SIZE"]) // local
-    tasks = int(environment.get("SLURM_NTASKS", "1"))
-    if tasks > 1 and "SLURM_STEP_ID" in environment:
-        nodes = int(environment.get("SLURM_NNODES", "1"))
-        return tasks // nodes, nodes
-    return None
-
-
-def is_helper_process() -> bool:
-    """Whether this process was started for another device than the first of all."""
-    ranks = ["RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK"]
-    if launched_processes():
-        ranks.append("SLURM_PROCID")
-    return any(int(os.environ.get(rank, "0")) > 0 for rank in ranks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -40,12 +41,13 @@ def _make(name: str, folder: Path, run: str) -> Any:
         return WandbLogger(name=run, save_dir=folder, project="edgeseg")
 
 
-def finish(loggers: list[Any]) -> None:
+def finish(loggers: list[Any], *, success: bool) -> None:
     """Write what the loggers still hold."""
     for logger in loggers:
-        logger.finalize("success")
-        if hasattr(logger.experiment, "finish"):  # Lightning leaves a W&B run open
-            logger.experiment.finish()
+        logger.finalize("success" if success else "failed")
+    wandb = sys.modules.get("wandb")
+    if wandb is not None and wandb.run is not None:  # Lightning leaves it open
+        wandb.finish(exit_code=0 if success else 1)
 
 
 def scalars(epoch: Epoch) -> dict[str, float]:

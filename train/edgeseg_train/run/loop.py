@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from lightning.fabric import Fabric
@@ -23,17 +23,31 @@ from edgeseg.metrics import ConfusionMatrix
 from edgeseg_train.recipe.config import TrainingConfig
 from edgeseg_train.recipe.losses import SegmentationLoss, distillation_loss
 from edgeseg_train.recipe.optimisation import make_optimizer, make_schedule, moving_average
-from edgeseg_train.run.accuracy import Accuracy, evaluate
+from edgeseg_train.run.accuracy import Accuracy, evaluate, labelled_pixels
 from edgeseg_train.run.history import Epoch
 from edgeseg_train.samples.batches import Batch, EpochBatches
 from edgeseg_train.unet import SegmentationNetwork
 
 BAD_STEPS = 3  # non-finite losses in a row that end a training
-CHECKPOINT_SECONDS = 600.0
+CHECKPOINT_SECONDS = 600.0  # at most, within an epoch
+EPOCH_CHECKPOINT_SECONDS = 30.0  # at least, between the ends of short epochs
 
 
 class Interrupted(Exception):
     """A signal asked to stop; the state is saved."""
+
+    def __init__(self, signal: int) -> None:
+        super().__init__(f"signal {signal}")
+        self.signal = signal
+
+
+class Flags(NamedTuple):
+    """What the devices agreed on in a step; ``signal`` is a signal's number or 0."""
+
+    overflow: bool
+    bad_loss: bool
+    signal: int
+    due: bool
 
 
 @dataclass(frozen=True)
@@ -60,12 +74,12 @@ class Step:
 class Hooks:
     """What happens around the loop.
 
-    ``stopped`` says whether a signal has come; ``save`` writes a checkpoint; ``step`` and
-    ``epoch`` hear of progress, ``epoch`` also gets the validation's confusion matrix and the
-    network that was validated.
+    ``stopped`` gives the number of the signal that has come, or 0; ``save`` writes a checkpoint;
+    ``step`` and ``epoch`` hear of progress, ``epoch`` also gets the validation's confusion
+    matrix and the network that was validated.
     """
 
-    stopped: Callable[[], bool]
+    stopped: Callable[[], int]
     save: Callable[[dict[str, Any]], None]
     step: Callable[[Step], None]
     epoch: Callable[[Epoch, ConfusionMatrix, nn.Module], None]
@@ -100,13 +114,19 @@ class TrainingLoop:
             trained = cast(nn.Module, torch.compile(self.network))
         self.model, self.optimizer = fabric.setup(trained, optimizer)
         self.criterion = criterion.to(fabric.device)
+        self.scaler = getattr(fabric.strategy.precision, "scaler", None)  # of fp16 only
         self.teacher = teacher.to(fabric.device).requires_grad_(False) if teacher else None
+        if self.teacher is not None:
+            self.teacher.to(memory_format=torch.channels_last)
         classes = network.unet.config.num_classes
         self.train_accuracy = Accuracy(classes).to(fabric.device)
         self.val_accuracy = Accuracy(classes).to(fabric.device)
         self.step = self.epoch = self.batch = self.bad_steps = 0
+        self.lr = config.lr
         self.elapsed = 0.0  # seconds, of all runs of this training together
         self.clock = EpochClock()
+        self._statistics: list[Tensor] = []
+        self._saved_at, self._saved = 0.0, False
 
     def run(self) -> None:
         """Train until the last step, validating after each epoch.
@@ -126,15 +146,20 @@ class TrainingLoop:
         self.data.batches.epoch, self.data.batches.start = self.epoch, self.batch
         self.clock = EpochClock()
         start = time.perf_counter()
-        for batch in self.clock.timed(iter(self.data.train)):
-            last_pass = (self.batch + 1) % self.config.accumulate == 0
-            loss = self._backward(batch.to(self.fabric.device), last_pass=last_pass)
+        losses: list[Tensor] = []
+        batches = iter(self.data.train) if self.step < self.total_steps else iter(())
+        for batch in self.clock.timed(batches):
+            if not losses:
+                self._remember_statistics()
+            last_pass = len(losses) == self.config.accumulate - 1
+            losses.append(self._backward(batch.to(self.fabric.device), last_pass=last_pass))
             self.batch += 1
             if last_pass:
-                self._update(loss)
+                loss, losses = torch.stack(losses).mean(), []
+                flags = self._update(loss)
                 now = time.perf_counter()
                 self.elapsed, start = self.elapsed + now - start, now
-                self._after_step(loss)
+                self._after_step(loss, flags)
                 if self.step == self.total_steps:
                     break
         self.clock.stop()
@@ -148,7 +173,8 @@ class TrainingLoop:
             loss = self._loss(logits, batch.images, masks)
             self.fabric.backward(loss / self.config.accumulate)
         classes = logits.detach().max(dim=1).indices  # twice as fast as argmax on a CPU
-        self.train_accuracy.update(loss, classes, masks)
+        weight = self._mean_over_devices(labelled_pixels(masks).float())
+        self.train_accuracy.update(loss, weight, classes, masks)
         self.clock.images += len(masks)
         self.clock.loading += batch.seconds
         return loss.detach()
@@ -174,70 +200,90 @@ class TrainingLoop:
         """Return a tensor combined over all devices."""
         return cast(Tensor, self.fabric.all_reduce(value.detach().clone(), reduce_op=operation))
 
-    def _update(self, loss: Tensor) -> None:
+    def _remember_statistics(self) -> None:
+        """Keep batch norm's statistics: a forward pass that overflows would spoil them for good."""
+        self._statistics = [buffer.clone() for buffer in self.network.buffers()]
+
+    def _update(self, loss: Tensor) -> Flags:
         """Make an optimiser step; one whose loss or gradients are not finite changes nothing."""
         norm = self.fabric.clip_gradients(
             self.model, self.optimizer, max_norm=self.config.clip, error_if_nonfinite=False
         )
-        scaled = bool(self.fabric.strategy.precision.state_dict())  # fp16 skips steps by itself
-        bad = not (torch.isfinite(loss) and (scaled or norm is None or torch.isfinite(norm)))
-        bad = self._anywhere(bad)
-        self.bad_steps = self.bad_steps + 1 if bad else 0
-        if scaled or not bad:
+        assert norm is not None  # it is None only for other ways of clipping
+        flags = self._agreed(
+            overflow=not bool(torch.isfinite(norm)), bad_loss=not bool(torch.isfinite(loss))
+        )
+        if flags.overflow or flags.bad_loss:
+            for buffer, before in zip(self.network.buffers(), self._statistics, strict=True):
+                buffer.copy_(before)
+            if self.scaler is not None:
+                self.optimizer.step()  # skips by itself, and then tries a smaller scale
+        else:
             self.optimizer.step()
             if self.average is not None:
                 self.average.update_parameters(self.network)
         self.optimizer.zero_grad()
+        self.lr = self.optimizer.param_groups[0]["lr"]
         self.schedule.step()
         self.step += 1
+        self._count_bad(flags)
+        return flags
+
+    def _count_bad(self, flags: Flags) -> None:
+        """Count steps that learnt nothing; overflows are fp16's search for a scale, down to 1."""
+        searching = self.scaler is not None and self.scaler.get_scale() > 1
+        bad = flags.bad_loss or (flags.overflow and not searching)
+        self.bad_steps = self.bad_steps + 1 if bad else 0
         if self.bad_steps == BAD_STEPS:
             raise GateFailed(
                 f"training diverged: the loss was not finite {BAD_STEPS} times in a row, at step "
-                f"{self.step}; use a lower --lr"
-                + (", or --precision bf16 or fp32" if scaled else "")
+                f"{self.step}; start again with a lower --lr"
+                + (", or --precision fp32" if self.config.precision != "fp32" else "")
             )
 
-    def _anywhere(self, flag: bool) -> bool:
-        """Whether the flag is set on any device: all must do the same."""
-        if self.fabric.world_size == 1:
-            return flag
-        return bool(self._reduced(torch.tensor(float(flag), device=self.fabric.device), "sum") > 0)
+    def _agreed(self, *, overflow: bool, bad_loss: bool) -> Flags:
+        """Return what any device says: all must do the same. One exchange for all flags."""
+        due = time.monotonic() - self._saved_at > CHECKPOINT_SECONDS
+        own = (float(overflow), float(bad_loss), float(self.hooks.stopped()), float(due))
+        if self.fabric.world_size > 1:
+            told = self._reduced(torch.tensor(own, device=self.fabric.device), "max").tolist()
+            own = (told[0], told[1], told[2], told[3])
+        return Flags(bool(own[0]), bool(own[1]), int(own[2]), bool(own[3]))
 
-    def _after_step(self, loss: Tensor) -> None:
+    def _after_step(self, loss: Tensor, flags: Flags) -> None:
         rate = self.clock.images_per_second * self.fabric.world_size
         if self.fabric.is_global_zero:
             value = float(loss)
             self.hooks.step(Step(self.step, self.total_steps, self.epoch + 1, value, rate))
-        due = time.monotonic() - self._saved_at > CHECKPOINT_SECONDS
-        if self._stop_if_asked() or self._anywhere(due):
+        signal = flags.signal
+        if self.fabric.world_size == 1:
+            signal = self.hooks.stopped()  # it may have come since
+        if signal or flags.due:
             self._save()
-
-    def _stop_if_asked(self) -> bool:
-        """Save and end the training when a signal has come to any process."""
-        if self._anywhere(self.hooks.stopped()):
-            self._save()
-            raise Interrupted
-        return False
+        if signal:
+            raise Interrupted(signal)
 
     def _save(self) -> None:
-        if not self.bad_steps:  # the last good one stays
-            state = self.state()  # on every device: it adds up what they counted
-            self.hooks.save(state)
-        self._saved_at = time.monotonic()
+        state = self.state()  # on every device: it adds up what they counted
+        self.hooks.save(state)
+        self._saved_at, self._saved = time.monotonic(), True
 
     def _finish_epoch(self) -> None:
         """Validate, tell, and go to the next epoch."""
         start = time.perf_counter()
         network = self._validated_network()
-        evaluate(network, self._watched(self.data.val), self.criterion, self.val_accuracy)
+        evaluate(network, self._watched(self.data.val), self.val_accuracy)
         self.elapsed += time.perf_counter() - start
         val_loss, val = self.val_accuracy.compute()
         if not val.classes_present:
             raise InputError("the validation images have no labelled pixel")
+        if not math.isfinite(val_loss):
+            raise GateFailed("training diverged: the validation loss is not finite")
         epoch = self._epoch(val_loss, val)
         self.hooks.epoch(epoch, val, network.unet)
         self.epoch, self.batch = self.epoch + 1, 0
-        self._save()
+        if not self._saved or time.monotonic() - self._saved_at > EPOCH_CHECKPOINT_SECONDS:
+            self._save()
 
     def _watched(self, loader: DataLoader[Any]) -> Iterator[Batch]:
         """Yield validation batches; a signal ends the training where the epoch's last step left it.
@@ -245,8 +291,9 @@ class TrainingLoop:
         Only without other processes: with them, not all have as many batches to look up from.
         """
         for batch in loader:
-            if self.fabric.world_size == 1:
-                self._stop_if_asked()
+            if self.fabric.world_size == 1 and (signal := self.hooks.stopped()):
+                self._save()
+                raise Interrupted(signal)
             yield batch
 
     def _validated_network(self) -> SegmentationNetwork:
@@ -265,7 +312,7 @@ class TrainingLoop:
             epoch=self.epoch + 1,
             step=self.step,
             seconds=round(self.elapsed, 1),
-            lr=self.optimizer.param_groups[0]["lr"],
+            lr=self.lr,
             train_loss=train_loss,
             train_pixel_accuracy=train.pixel_accuracy,
             train_miou=train.mean_iou,
@@ -286,6 +333,8 @@ class TrainingLoop:
             sums = {name: self._reduced(value, "sum") for name, value in sums.items()}
         return {
             "step": self.step,
+            "bad_steps": self.bad_steps,
+            "lr": self.lr,
             "epoch": self.epoch,
             "batch": self.batch,
             "elapsed": self.elapsed,
@@ -300,7 +349,7 @@ class TrainingLoop:
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from what ``state`` returned."""
         self.step, self.epoch, self.batch = state["step"], state["epoch"], state["batch"]
-        self.elapsed = state["elapsed"]
+        self.bad_steps, self.lr, self.elapsed = state["bad_steps"], state["lr"], state["elapsed"]
         self.network.load_state_dict(state["network"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])

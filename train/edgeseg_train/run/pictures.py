@@ -46,7 +46,9 @@ def _curve(axis: Axes, epochs: Sequence[Epoch], value: str, title: str) -> None:
     steps = [epoch.step for epoch in epochs]
     for split, style in (("train", "--"), ("val", "-")):
         points = [getattr(epoch, f"{split}_{value}") for epoch in epochs]
-        axis.plot(steps, points, style, marker="o", markersize=3, label=split)
+        what = {"train": "the recipe's", "val": "cross-entropy"}[split]
+        label = f"{split} ({what})" if value == "loss" else split
+        axis.plot(steps, points, style, marker="o", markersize=3, label=label)
     axis.set_title(title)
     axis.set_xlabel("optimiser step")
     axis.grid(alpha=0.3)

@@ -2,53 +2,46 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
 
-from edgeseg.errors import (
-    ArtifactError,
-    EdgeSegError,
-    InputError,
-    ResourceError,
-    Terminated,
-    first_line,
-    show,
-)
+from edgeseg.errors import ArtifactError, UsageError, one_line, show
 from edgeseg.metrics import ConfusionMatrix
 from edgeseg.preprocess import resize_class_map, resize_image
 from edgeseg_train.data import SplitName, drawn
-from edgeseg_train.recipe.config import TrainingConfig
-from edgeseg_train.recipe.losses import (
-    SegmentationLoss,
-    inverse_log_weights,
-    median_frequency_weights,
-)
 from edgeseg_train.run.checkpoint import load_checkpoint, save_checkpoint
-from edgeseg_train.run.devices import launch, make_fabric
+from edgeseg_train.run.devices import choose_world, launch, make_fabric
 from edgeseg_train.run.history import Epoch, History
-from edgeseg_train.run.job import Job, JobRecord, Resources, is_helper_process
+from edgeseg_train.run.job import Job, JobRecord, Resources
 from edgeseg_train.run.loggers import finish, make_loggers, scalars
 from edgeseg_train.run.loop import Data, Hooks, Interrupted, TrainingLoop
 from edgeseg_train.run.origin import origin
+from edgeseg_train.run.outcome import ended_early, explain
 from edgeseg_train.run.pictures import write_curves, write_samples
-from edgeseg_train.run.report import Reporter
-from edgeseg_train.run.signals import StopRequest
-from edgeseg_train.run.workspace import Workspace, open_again, open_new, partial_folder
-from edgeseg_train.run_folder import (
-    DataInfo,
-    Result,
-    RunConfig,
-    load_network,
-    read_config,
-    weights_sha256,
+from edgeseg_train.run.processes import (
+    World,
+    cluster,
+    helpers,
+    is_helper_process,
+    tell_first_process,
 )
+from edgeseg_train.run.report import Reporter
+from edgeseg_train.run.setup import (
+    check_batch_norm,
+    check_labelled,
+    data_info,
+    load_teacher,
+    make_criterion,
+    make_network,
+)
+from edgeseg_train.run.signals import StopRequest
+from edgeseg_train.run.workspace import open_again, open_new, partial_folder
+from edgeseg_train.run_folder import Result, RunConfig, load_network, read_config
 from edgeseg_train.samples.batches import (
     EpochBatches,
     EvaluationSplit,
@@ -56,8 +49,8 @@ from edgeseg_train.samples.batches import (
     evaluation_loader,
     training_loader,
 )
-from edgeseg_train.samples.prepare import ClassCounts, PreparedSplit, prepare
-from edgeseg_train.unet import SegmentationNetwork, UNet
+from edgeseg_train.samples.prepare import PreparedSplit, prepare
+from edgeseg_train.unet import SegmentationNetwork
 
 SAMPLE_ROWS = 6
 WAITING_LIMIT = 0.2  # share of the time; above it the loader is said to be too slow
@@ -103,56 +96,27 @@ def train(
         run.fit(workspace.folder if resume else None, replace=force)
         run.draw()
     except BaseException as error:
-        raise _ended_early(error, workspace, run) from error
+        ended = ended_early(error, workspace, run.stop.number)
+        workspace.leave(keep=resume or workspace.has_checkpoint)
+        raise ended from error
     workspace.finish(force=force)
     return read_config(out)
 
 
-def _help(job: Job, out: Path, *, resume: bool, resources: Resources) -> None:
+def _help(job: Job, out: Path, *, resume: bool, resources: Resources) -> NoReturn:
     """Train on another device than the first, in a folder that nobody reads, and exit."""
     with tempfile.TemporaryDirectory() as folder:
         run = _Run(job, Path(folder), resources, Reporter())
-        with contextlib.suppress(Interrupted):
+        try:
             run.fit(partial_folder(out) if resume else None, replace=False)
+        except Interrupted:
+            sys.exit(0)  # the first process tells of it
+        except Exception as error:
+            explained = explain(error)
+            tell_first_process(explained)
+            sys.stderr.write(f"edgeseg: error: {one_line(str(explained))}\n")
+            sys.exit(explained.exit_code)
     sys.exit(0)  # the first process writes the run folder and reports
-
-
-def _ended_early(error: BaseException, workspace: Workspace, run: _Run) -> BaseException:
-    """Return what to raise; the working folder stays if there is something to resume from."""
-    kept = workspace.has_checkpoint
-    workspace.leave(keep=kept)
-    hint = f"continue with --resume {workspace.out}"
-    if isinstance(error, Interrupted | KeyboardInterrupt):
-        what = f"the state is saved; {hint}" if kept else "nothing was kept: no step had finished"
-        terminated = run.stop.number == signal.SIGTERM or isinstance(error, Terminated)
-        return Terminated(what) if terminated else KeyboardInterrupt(what)
-    if not isinstance(error, Exception):
-        return error
-    explained = _explained(error)
-    if not kept:
-        return explained
-    return type(explained)(
-        f"{explained}; what was reached before is in {show(workspace.folder)}: {hint}"
-    )
-
-
-def _explained(error: Exception) -> EdgeSegError:
-    """Return an error of ours for whatever ended the training."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return ResourceError(f"out of memory: {first_line(error)}; use a smaller --batch-size")
-    if isinstance(error, OSError | MemoryError):
-        return ResourceError(first_line(error))
-    if "DataLoader worker" in str(error) and ("killed" in str(error) or "exited" in str(error)):
-        return ResourceError(
-            f"{first_line(error)}: most likely out of memory; use fewer --workers or a smaller "
-            "--batch-size"
-        )
-    if not isinstance(error, EdgeSegError):
-        return EdgeSegError(f"{type(error).__name__}: {first_line(error)}")
-    lines = str(error).strip().splitlines()
-    if len(lines) > 1:  # a loader's worker wraps our message in its traceback
-        return type(error)(lines[-1].partition(": ")[2])
-    return error
 
 
 class _Run:
@@ -165,34 +129,36 @@ class _Run:
     def fit(self, resume_from: Path | None, *, replace: bool) -> None:
         """Read the data, set everything up, and train to the end."""
         job = self.job
-        _check_batch_norm(job)
-        teacher = _teacher(job)
-        train, val = self._prepared("train"), self._prepared("val")
+        check_batch_norm(job)
+        world = choose_world(self.resources)
+        environment = cluster(world)
         names = self.resources.loggers if not is_helper_process() else ()
         loggers = make_loggers(names, self.folder, self.folder.stem)
-        self.fabric = make_fabric(self.resources, job.training.precision, loggers)
-        launch(self.fabric)
-        self.data, self.origin = _data_info(job, train, val), origin(self.fabric)
-        self.history = History(
-            self.folder, job.source.labels, self._describe, write=self.fabric.is_global_zero
-        )
-        self.record = self._record(replace=replace)
-        loop = self._loop(train, val, teacher)
-        if resume_from is not None:
-            self._resume(loop, resume_from)
-        if self.fabric.is_global_zero:
-            self.record.write(self.folder)
+        self.fabric = make_fabric(world, environment, job.training.precision, loggers)
+        self._batches(len(job.source.split("train").names), world, rank=0)  # enough images?
+        teacher = load_teacher(job)
+        train, val = self._prepared("train"), self._prepared("val")
+        self.data, self.record = data_info(job, train, val), self._record(world, replace=replace)
+        finished = False
         try:
-            with self.stop, self.report.training():
-                loop.run()
+            with helpers(world, environment, self.folder), self.stop:
+                launch(self.fabric, world)
+                loop = self._loop(train, val, teacher, world)
+                if resume_from is not None:
+                    self._resume(loop, resume_from)
+                if self.fabric.is_global_zero:
+                    self.record.write(self.folder)
+                with self.report.training():
+                    loop.run()
+            finished = True
         finally:
-            finish(loggers)
+            finish(loggers, success=finished)
 
     def _prepared(self, name: SplitName) -> PreparedSplit:
         """Read a split; only the first process says so."""
         job, split = self.job, self.job.source.split(name)
         with self.report.reading(name, len(split.names)) as progress:
-            return prepare(
+            prepared = prepare(
                 split,
                 job.size,
                 job.source.labels.num_classes,
@@ -202,39 +168,45 @@ class _Run:
                 progress=progress,
                 note=self.report.note,
             )
+        check_labelled(prepared, name)
+        return prepared
 
-    def _loop(
-        self, train: PreparedSplit, val: PreparedSplit, teacher: SegmentationNetwork | None
-    ) -> TrainingLoop:
-        job, config, fabric = self.job, self.job.training, self.fabric
-        batches = EpochBatches(
-            len(train),
+    def _batches(self, images: int, world: World, rank: int) -> EpochBatches:
+        config = self.job.training
+        return EpochBatches(
+            images,
             config.batch_size,
             seed=config.seed,
             accumulate=config.accumulate,
-            devices=fabric.world_size,
-            rank=fabric.global_rank,
+            devices=world.size,
+            rank=rank,
+        )
+
+    def _loop(
+        self,
+        train: PreparedSplit,
+        val: PreparedSplit,
+        teacher: SegmentationNetwork | None,
+        world: World,
+    ) -> TrainingLoop:
+        job, config, fabric = self.job, self.job.training, self.fabric
+        self.origin = origin(fabric)
+        self.history = History(
+            self.folder, job.source.labels, self._describe, write=fabric.is_global_zero
         )
         workers = self.resources.workers
         if workers is None:
-            workers = default_workers(train, self.resources.devices or 1)
-        evaluated = EvaluationSplit(val, devices=fabric.world_size, rank=fabric.global_rank)
+            workers = default_workers(train, world.devices)
+        batches = self._batches(len(train), world, fabric.global_rank)
+        evaluated = EvaluationSplit(val, devices=world.size, rank=fabric.global_rank)
         data = Data(
             batches,
             training_loader(train, batches, config.augmentation, workers),
             evaluation_loader(evaluated, config.batch_size, workers),
         )
         fabric.seed_everything(config.seed, verbose=False)
-        unet = UNet(job.model)
-        initialise(unet)
-        network = SegmentationNetwork(unet, job.preprocessing.mean, job.preprocessing.std)
-        criterion = SegmentationLoss(
-            config.loss,
-            class_weights=_class_weights(config, train.counts),
-            label_smoothing=config.label_smoothing,
-            hardest=config.hardest,
-        )
-        hooks = Hooks(lambda: bool(self.stop.number), self._save, self.report.step, self._epoch)
+        network, criterion = make_network(job), make_criterion(config, train.counts)
+        hooks = Hooks(lambda: self.stop.number, self._save, self.report.step, self._epoch)
         return TrainingLoop(fabric, network, criterion, config, data, hooks, teacher)
 
     def _save(self, loop: dict[str, Any]) -> None:
@@ -250,10 +222,16 @@ class _Run:
                 f"the data {show(self.data.spec)} changed since the training of {show(folder)} "
                 "began; put it back, or start again with --force"
             )
-        if state.get("job") != self.record.model_dump_json():
+        began = JobRecord.model_validate_json(state["job"])
+        if (began.devices, began.nodes) != (self.record.devices, self.record.nodes):
+            raise UsageError(
+                f"the training of {show(folder)} began on {began.devices} devices of {began.nodes} "
+                f"machines; resume it with --devices {began.devices} --nodes {began.nodes}"
+            )
+        if began != self.record:
             raise ArtifactError(
-                f"the checkpoint in {show(folder)} belongs to another job than its job.json, or "
-                "to another number of processes; start again with --force"
+                f"the checkpoint in {show(folder)} belongs to another job than its job.json; "
+                "start again with --force"
             )
         loop.load_state(state["loop"])
         self.history.load_state(state["history"])
@@ -294,7 +272,7 @@ class _Run:
             origin=self.origin,
         )
 
-    def _record(self, *, replace: bool) -> JobRecord:
+    def _record(self, world: World, *, replace: bool) -> JobRecord:
         job = self.job
         return JobRecord(
             spec=job.source.spec,
@@ -302,74 +280,10 @@ class _Run:
             model=job.model,
             preprocessing=job.preprocessing,
             training=job.training,
-            processes=self.fabric.world_size,
+            devices=world.devices,
+            nodes=world.nodes,
             replace=replace,
         )
-
-
-def initialise(unet: UNet) -> None:
-    """Draw convolution weights as He et al. (arXiv:1502.01852, fan-out); biases start at 0."""
-    for layer in unet.modules():
-        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
-
-
-def _check_batch_norm(job: Job) -> None:
-    """Refuse what batch norm cannot normalise: one value per channel."""
-    multiple = job.model.size_multiple
-    lowest = [-(-side // multiple) for side in job.size]
-    if job.training.batch_size == 1 and lowest == [1, 1]:
-        raise InputError(
-            f"at {job.size[0]}x{job.size[1]} the lowest level has one pixel, and with batches of 1 "
-            "batch norm has nothing to average; use a larger --size or --batch-size"
-        )
-
-
-def _teacher(job: Job) -> SegmentationNetwork | None:
-    """Load the run to learn from.
-
-    Raises:
-        ArtifactError: not usable, not the run that the job names, or with other classes.
-    """
-    settings = job.training.teacher
-    if settings is None:
-        return None
-    run = Path(settings.run)
-    config = read_config(run)
-    if config.labels.names != job.source.labels.names:
-        raise ArtifactError(
-            f"teacher {show(run)} knows {config.labels.num_classes} other classes than the data's "
-            f"{job.source.labels.num_classes}"
-        )
-    network = load_network(run, config)
-    if weights_sha256(run) != settings.weights_sha256:
-        raise ArtifactError(f"teacher {show(run)} is not the one that this training began with")
-    return network
-
-
-def _class_weights(config: TrainingConfig, counts: ClassCounts) -> torch.Tensor | None:
-    if config.class_weights == "none":
-        return None
-    if config.class_weights == "median-frequency":
-        weights = median_frequency_weights(counts.pixels, counts.pixels_of_images_with)
-    else:
-        weights = inverse_log_weights(counts.pixels)
-    return torch.tensor(weights)
-
-
-def _data_info(job: Job, train: PreparedSplit, val: PreparedSplit) -> DataInfo:
-    return DataInfo(
-        spec=job.source.spec,
-        ignore_index=job.options.ignore_index,
-        reduce_zero_label=job.options.reduce_zero_label,
-        train_images=len(train),
-        val_images=len(val),
-        train_fingerprint=train.fingerprint,
-        val_fingerprint=val.fingerprint,
-        skipped=(*train.skipped, *val.skipped),
-    )
 
 
 def _waiting_hint(epoch: Epoch, *, cached: bool) -> str:

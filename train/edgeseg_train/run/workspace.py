@@ -37,7 +37,7 @@ class Workspace:
     @property
     def has_checkpoint(self) -> bool:
         """Whether there is something to resume from."""
-        return any((self.folder / name).is_file() for name in (LAST, PREVIOUS))
+        return _has_any(self.folder, LAST, PREVIOUS)
 
     def finish(self, *, force: bool) -> None:
         """Publish the folder as ``out``.
@@ -49,9 +49,9 @@ class Workspace:
             refuse_existing(self.out, CONFIG, force=force)
         except UsageError as error:
             raise UsageError(f"{error}; this run is kept as {show(self.folder)}") from error
-        for name in (LAST, PREVIOUS, JOB, LOCK):
-            (self.folder / name).unlink(missing_ok=True)
         replace_folder(self.folder, self.out)
+        for name in (LAST, PREVIOUS, JOB, LOCK):  # only now: until here they protect the run
+            (self.out / name).unlink(missing_ok=True)
         self._lock.close()
 
     def leave(self, *, keep: bool) -> None:
@@ -74,7 +74,7 @@ def open_new(out: Path, *, force: bool) -> Workspace:
         raise UsageError(f"{show(folder)} exists and is no training of ours; remove it first")
     folder.mkdir(parents=True, exist_ok=True)
     workspace = Workspace(out, folder, _locked(folder))
-    if workspace.has_checkpoint and not force:
+    if _has_any(folder, LAST, PREVIOUS, CONFIG) and not force:
         workspace.leave(keep=True)
         raise UsageError(
             f"{show(folder)} holds an unfinished training; continue it with "
@@ -118,6 +118,10 @@ def open_again(out: Path) -> Workspace:
     for leftover in folder.glob(".*.partial-*"):  # of a process that was killed while writing
         leftover.unlink()
     return workspace
+
+
+def _has_any(folder: Path, *names: str) -> bool:
+    return any((folder / name).is_file() for name in names)
 
 
 def _locked(folder: Path) -> IO[str]:

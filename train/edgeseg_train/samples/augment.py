@@ -35,9 +35,9 @@ class RandomScale(v2.Transform):  # type: ignore[misc]  # torchvision has no typ
         factor = low + (high - low) * float(torch.rand(()))
         return {"size": [max(1, round(side * factor)) for side in query_size(flat_inputs)]}
 
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+    def transform(self, value: Any, params: dict[str, Any]) -> Any:
         """Resize an image or, always with nearest, a mask."""
-        return v2.functional.resize(inpt, params["size"], antialias=True)
+        return v2.functional.resize(value, params["size"], antialias=True)
 
 
 class RandomPad(v2.Transform):  # type: ignore[misc]  # torchvision has no types
@@ -58,10 +58,10 @@ class RandomPad(v2.Transform):  # type: ignore[misc]  # torchvision has no types
         after = [m - b for m, b in zip(missing, before, strict=True)]
         return {"padding": [*before, *after]}
 
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+    def transform(self, value: Any, params: dict[str, Any]) -> Any:
         """Pad an image with the mean colour, or a mask with 255."""
-        fill = IGNORE_INDEX if isinstance(inpt, tv_tensors.Mask) else list(MEAN_COLOR)
-        return v2.functional.pad(inpt, params["padding"], fill=fill)
+        fill = IGNORE_INDEX if isinstance(value, tv_tensors.Mask) else list(MEAN_COLOR)
+        return v2.functional.pad(value, params["padding"], fill=fill)
 
 
 class Augment:

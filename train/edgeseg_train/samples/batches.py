@@ -6,6 +6,7 @@ image) alone. So a training that is resumed, or read by other workers, sees the 
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -21,6 +22,8 @@ from edgeseg_train.recipe.config import Augmentation
 from edgeseg_train.samples.augment import Augment
 from edgeseg_train.samples.prepare import PreparedSplit
 from edgeseg_train.samples.reading import Sample
+
+EVALUATION_WORKERS = 2  # nothing is augmented, so they keep up; training's own stay beside them
 
 Draw = tuple[int, int]  # image index, seed of its augmentation
 
@@ -133,6 +136,7 @@ def training_loader(
         AugmentedSplit(samples, augmentation),
         batch_sampler=batches,
         collate_fn=_collate_training,
+        persistent_workers=workers > 0,
         **_workers(workers),
     )
 
@@ -140,7 +144,10 @@ def training_loader(
 def evaluation_loader(split: EvaluationSplit, batch_size: int, workers: int) -> DataLoader[Sample]:
     """Return samples in order, in batches."""
     return DataLoader(
-        split, batch_size=batch_size, collate_fn=_collate_evaluation, **_workers(workers)
+        split,
+        batch_size=batch_size,
+        collate_fn=_collate_evaluation,
+        **_workers(min(workers, EVALUATION_WORKERS)),
     )
 
 
@@ -154,9 +161,15 @@ def default_workers(samples: PreparedSplit, devices: int) -> int:
 def _workers(workers: int) -> dict[str, Any]:
     return {
         "num_workers": workers,
-        "persistent_workers": workers > 0,
         "pin_memory": torch.cuda.is_available(),
+        "worker_init_fn": _leave_signals_to_the_training,
     }
+
+
+def _leave_signals_to_the_training(worker: int) -> None:
+    """Ignore what Ctrl-C and ``timeout`` send to all processes: the training ends its workers."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _collate_training(samples: list[tuple[Tensor, Tensor, float]]) -> Batch:
