@@ -102,3 +102,4 @@ def _silence_lightning() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"lightning\..*")
     warnings.filterwarnings("ignore", module=r"torchmetrics\..*")
+    warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")  # a bad step

@@ -6,6 +6,8 @@ image) alone. So a training that is resumed, or read by other workers, sees the 
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
 import signal
 import time
 from collections.abc import Iterator
@@ -159,6 +161,9 @@ def default_workers(samples: PreparedSplit, devices: int) -> int:
 
 
 def _workers(workers: int) -> dict[str, Any]:
+    if workers:
+        atexit.unregister(_end_workers)
+        atexit.register(_end_workers)  # runs before multiprocessing asks them, and waits
     return {
         "num_workers": workers,
         "pin_memory": torch.cuda.is_available(),
@@ -170,6 +175,14 @@ def _leave_signals_to_the_training(worker: int) -> None:
     """Ignore what Ctrl-C and ``timeout`` send to all processes: the training ends its workers."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+
+
+def _end_workers() -> None:
+    """End what an error left running: workers ignore the signal by which they would be asked."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would call their end a failure
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
 
 
 def _collate_training(samples: list[tuple[Tensor, Tensor, float]]) -> Batch:
