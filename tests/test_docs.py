@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from importlib import import_module
@@ -78,6 +79,21 @@ def test_the_results_table_is_the_one_of_the_committed_report() -> None:
     for name, shown in blocks:
         report = Report.model_validate_json((ROOT / name).read_bytes())
         assert shown == markdown_table(report.rows)
+
+
+def test_the_study_shown_is_the_committed_one() -> None:
+    page = ROOT / "train" / "README.md"
+    ((name, shown),) = re.findall(
+        r"<!-- ablation: (\S+) -->\n(.*?)<!-- end -->", page.read_text(), re.DOTALL
+    )
+    assert shown == (ROOT / name).read_text()
+    results = json.loads((ROOT / name).with_suffix(".json").read_text())
+    for variant in results["variants"]:
+        assert f"| {variant['name']} | " in shown
+        assert f" {variant['result']['val_miou']:.4f} " in shown
+        assert max(variant["val_miou_per_epoch"]) == pytest.approx(
+            variant["result"]["val_miou"], abs=1e-5
+        )
 
 
 def test_the_folder_map_names_real_places() -> None:

@@ -32,6 +32,7 @@ from edgeseg.errors import EdgeSegError, ResourceError, UsageError, one_line
 
 OURS = "EDGESEG_LAUNCHED"  # set for the processes that we start
 ERROR_FILE = "EDGESEG_ERROR_FILE"  # where they write why they failed
+SLURM_PORTS = 15000
 GRACE = 5.0  # seconds for the first process to notice by itself that another one failed
 
 
@@ -81,20 +82,26 @@ def cluster(world: World) -> ClusterEnvironment:
     if "TORCHELASTIC_RUN_ID" in environment:
         return TorchElasticEnvironment()
     if started_by_launcher():
-        slurm = SLURMEnvironment()
         local, node = int(environment["SLURM_LOCALID"]), int(environment["SLURM_NODEID"])
-        return _Environment(local, node, slurm.main_address, slurm.main_port)
+        first = SLURMEnvironment.resolve_root_node_address(environment["SLURM_NODELIST"])
+        port = SLURM_PORTS + int(environment["SLURM_JOB_ID"][-4:])  # the same for all of a job
+        return _Environment(
+            local,
+            node,
+            environment.get("MASTER_ADDR", first),
+            int(environment.get("MASTER_PORT", port)),
+        )
     if world.nodes > 1 and not {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK"} <= set(environment):
         raise UsageError(
             f"--nodes {world.nodes} needs torchrun, srun, or MASTER_ADDR, MASTER_PORT and "
             "NODE_RANK set on each machine"
         )
-    port = environment.get("MASTER_PORT") if OURS in environment or world.nodes > 1 else None
+    told = environment.get("MASTER_PORT") if OURS in environment or world.nodes > 1 else None
     return _Environment(
         int(environment["LOCAL_RANK"]) if OURS in environment else 0,
         int(environment["NODE_RANK"]) if world.nodes > 1 else 0,
         environment["MASTER_ADDR"] if world.nodes > 1 else "127.0.0.1",
-        int(port) if port else find_free_network_port(),
+        int(told) if told else find_free_network_port(),
     )
 
 
