@@ -47,5 +47,5 @@ def test_the_benchmark_writes_all_samples_and_their_ratios(
     document = json.loads(out.read_text())
     assert all(len(values) == 2 for values in document["seconds_per_batch"].values())
     assert all(rate > 0 for rate in document["images_per_second"].values())
-    assert len(document["command_with_one_step_seconds"]["filled cache"]) == 2
-    assert "command with one step" in capsys.readouterr().out
+    assert len(document["seconds_to_first_step"]["filled cache"]) == 2
+    assert "first step after" in capsys.readouterr().out
