@@ -274,7 +274,7 @@ def main(
             "schedule": schedule,
             "warmup": warmup,
             "ema": ema,
-            "loss": tuple(loss.split("+")) if loss else None,
+            "loss": tuple(loss.split("+")) if loss is not None else None,
             "class_weights": class_weights,
             "label_smoothing": label_smoothing,
             "hardest": hardest,
@@ -284,7 +284,7 @@ def main(
             "seed": seed,
             "augmentation": _given(
                 {
-                    "scale": _scale(scale) if scale else None,
+                    "scale": _scale(scale) if scale is not None else None,
                     "flip": flip,
                     "jitter": jitter,
                     "blur": blur,
@@ -300,10 +300,10 @@ def main(
             "norm": norm,
             "activation": activation,
             "upsample": upsample,
-            "features": _features(features) if features else None,
+            "features": _features(features) if features is not None else None,
         },
     )
-    height, width = parse_size(size) if size else base.size
+    height, width = parse_size(size) if size is not None else base.size
     preprocessing = Preprocessing(height=height, width=width)
     job = Job(source, model, preprocessing, training, options)
     return _run(job, out, resources, output, force=force)
@@ -437,6 +437,8 @@ OPTION_NAMES = {"compiled": "compile", "weight": "teacher-weight"}
 
 def _usage_error(error: ValidationError) -> UsageError:
     where, what = first_problem(error)
+    if where == "the document":  # values that do not go together
+        return UsageError(what.removeprefix("Value error, "))
     where = where.removeprefix("augmentation.").removeprefix("teacher.")
     name = where.partition(".")[0].replace("_", "-")
     return UsageError(f"--{OPTION_NAMES.get(name, name)}: {what}")

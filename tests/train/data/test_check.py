@@ -115,10 +115,11 @@ def test_classes_of_one_split_only_are_warned_about(root: Path) -> None:
     assert not any("never occur" in w for w in warnings)
 
 
-def test_the_same_picture_with_another_mask_is_no_duplicate(root: Path) -> None:
-    shutil.copy(root / "images/train/t1.png", root / "images/val/again.png")
+def test_the_same_picture_with_another_mask_or_encoded_anew_is_a_duplicate(root: Path) -> None:
+    with Image.open(root / "images/train/t1.png") as picture:
+        picture.save(root / "images/val/again.bmp")
     Image.fromarray(np.zeros((20, 30), np.uint8)).save(root / "annotations/val/again.png")
-    assert checked(root).duplicates == ()
+    assert checked(root).duplicates == (("t1", "again"),)
 
 
 def spoil(root: Path) -> None:

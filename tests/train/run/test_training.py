@@ -190,7 +190,9 @@ def test_three_bad_steps_in_a_row_leave_the_last_good_checkpoint(
 ) -> None:
     spoiler = Spoiler({2, 3, 4})
     spoil(monkeypatch, spoiler)
-    with pytest.raises(GateFailed, match=r"diverged.*lower --lr.* and --force; .*run\.partial'"):
+    with pytest.raises(
+        GateFailed, match=r"diverged.*lower --lr; start again with --force; .*run\.partial'"
+    ):
         train(job(epochs=3), tmp_path / "run", report=spoiler)
     partial = tmp_path / "run.partial"
     load_network(partial, read_config(partial))

@@ -101,3 +101,16 @@ def test_a_run_that_somebody_else_finished_first_does_not_cost_ours(tmp_path: Pa
         workspace.finish(force=False)
     assert (tmp_path / "a" / "config.json").read_text() == "theirs"
     assert workspace.has_checkpoint
+
+
+def test_a_name_that_means_unfinished_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"end in \.partial are for unfinished runs"):
+        open_new(tmp_path / "a.partial", force=False)
+
+
+def test_the_current_folder_can_be_what_is_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.partial").mkdir()
+    monkeypatch.chdir(tmp_path / "a.partial")
+    assert finished_name(Path()) == tmp_path / "a"

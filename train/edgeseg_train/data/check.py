@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from edgeseg.cli.output import Output
 from edgeseg.cpu import cpu_threads
 from edgeseg.errors import InputError, show
+from edgeseg.files import sha256_bytes
 from edgeseg.labels import IGNORE_INDEX
 from edgeseg_train.data import DataSource, MaskIdError, Split, SplitName
 from edgeseg_train.data.check_picture import write_check_picture
@@ -104,8 +105,8 @@ def _examined(name: SplitName, split: Split, progress: Callable[[int], None]) ->
 def _examine(name: SplitName, split: Split, index: int) -> _Sample:
     errors: list[InputError] = []
     image, mask = _attempt(split.image, index, errors), _attempt(split.mask, index, errors)
-    # What hides a file from the digest has been said already.
-    digest = _attempt(split.digest, index, [] if errors else errors)
+    # Of the picture's pixels alone: with another mask, or encoded anew, it is the same picture.
+    digest = None if image is None else sha256_bytes(image.tobytes())
     sample = split.names[index]
     problems = [Problem(name, sample, _kind(error), str(error)) for error in errors]
     if image is not None and mask is not None and image.shape[:2] != mask.shape:

@@ -114,6 +114,7 @@ class TrainingLoop:
             trained = cast(nn.Module, torch.compile(self.network))
         self.model, self.optimizer = fabric.setup(trained, optimizer)
         self.criterion = criterion.to(fabric.device)
+        self.precision = str(fabric.strategy.precision.precision)
         self.scaler = getattr(fabric.strategy.precision, "scaler", None)  # of fp16 only
         self.teacher = teacher.to(fabric.device).requires_grad_(False) if teacher else None
         if self.teacher is not None:
@@ -237,8 +238,8 @@ class TrainingLoop:
         if self.bad_steps == BAD_STEPS:
             raise GateFailed(
                 f"training diverged: the loss was not finite {BAD_STEPS} times in a row, at step "
-                f"{self.step}; start again with a lower --lr"
-                + (", or --precision fp32" if self.config.precision != "fp32" else "")
+                f"{self.step}; use a lower --lr"
+                + ("" if self.precision == "32-true" else ", or --precision fp32")
             )
 
     def _agreed(self, *, overflow: bool, bad_loss: bool) -> Flags:
@@ -278,7 +279,7 @@ class TrainingLoop:
         if not val.classes_present:
             raise InputError("the validation images have no labelled pixel")
         if not math.isfinite(val_loss):
-            raise GateFailed("training diverged: the validation loss is not finite")
+            raise GateFailed("training diverged: the val loss is not finite; use a lower --lr")
         epoch = self._epoch(val_loss, val)
         self.hooks.epoch(epoch, val, network.unet)
         self.epoch, self.batch = self.epoch + 1, 0

@@ -7,10 +7,12 @@ import signal
 import torch
 
 from edgeseg.errors import (
+    ArtifactError,
     EdgeSegError,
     GateFailed,
     ResourceError,
     Terminated,
+    UsageError,
     first_line,
     show,
 )
@@ -36,11 +38,11 @@ def ended_early(error: BaseException, workspace: Workspace, stop: int) -> BaseEx
     if not isinstance(error, Exception):
         return error
     explained = explain(error)
-    if not kept:
+    if not kept or isinstance(explained, ArtifactError | UsageError):  # these say what to do
         return explained
     place = f"what was reached before is in {show(workspace.folder)}"
     if isinstance(explained, GateFailed):  # going on would diverge again
-        return GateFailed(f"{explained} and --force; {place}")
+        return GateFailed(f"{explained}; start again with --force; {place}")
     return type(explained)(f"{explained}; {place}: {hint}")
 
 
@@ -53,6 +55,11 @@ def explain(error: Exception) -> EdgeSegError:
         return ResourceError(f"out of memory: {first_line(error)}; use a smaller --batch-size")
     if isinstance(error, OSError | MemoryError):
         return ResourceError(first_line(error))
+    if "DataLoader timed out" in str(error):
+        return ResourceError(
+            f"{first_line(error)}: most likely no room in /dev/shm, or very slow storage; use "
+            "fewer --workers"
+        )
     if "DataLoader worker (pid" in str(error):
         return ResourceError(
             f"{first_line(error)}: most likely out of memory; use fewer --workers or a smaller "

@@ -197,6 +197,18 @@ def _command() -> list[str]:
     return [sys.executable, "-m", spec.name.removesuffix(".__main__"), *sys.argv[1:]]
 
 
+def end_with_parent() -> None:
+    """Let this process, if it is one that we started, end when the one that did so is gone."""
+    if OURS in os.environ:
+        threading.Thread(target=_end_without, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_without(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
 def tell_first_process(error: EdgeSegError) -> None:
     """Leave the reason for this helper's end where the first process looks."""
     path = os.environ.get(ERROR_FILE)

@@ -26,6 +26,7 @@ from edgeseg_train.run.pictures import write_curves, write_samples
 from edgeseg_train.run.processes import (
     World,
     cluster,
+    end_with_parent,
     helpers,
     is_helper_process,
     tell_first_process,
@@ -105,6 +106,7 @@ def train(
 
 def _help(job: Job, out: Path, *, resume: bool, resources: Resources) -> NoReturn:
     """Train on another device than the first, in a folder that nobody reads, and exit."""
+    end_with_parent()
     with tempfile.TemporaryDirectory() as folder:
         run = _Run(job, Path(folder), resources, Reporter())
         try:

@@ -69,6 +69,8 @@ def open_new(out: Path, *, force: bool) -> Workspace:
             be resumed; ``force`` replaces all but a training that is running.
     """
     refuse_existing(out, CONFIG, force=force)
+    if out.name.endswith(".partial"):
+        raise UsageError(f"--out {show(out)}: names that end in .partial are for unfinished runs")
     folder = partial_folder(out)
     if (folder.exists() or folder.is_symlink()) and not (folder / LOCK).is_file():
         raise UsageError(f"{show(folder)} exists and is no training of ours; remove it first")
@@ -88,6 +90,7 @@ def open_new(out: Path, *, force: bool) -> Workspace:
 
 def finished_name(run: Path) -> Path:
     """Return ``NAME`` for ``NAME`` and ``NAME.partial``."""
+    run = run.resolve() if run.name in ("", "..") else run
     return run.with_name(run.name.removesuffix(".partial"))
 
 

@@ -25,6 +25,7 @@ from edgeseg_train.samples.augment import Augment
 from edgeseg_train.samples.prepare import PreparedSplit
 from edgeseg_train.samples.reading import Sample
 
+WORKER_SECONDS = 300  # that a batch may take
 EVALUATION_WORKERS = 2  # nothing is augmented, so they keep up; training's own stay beside them
 
 Draw = tuple[int, int]  # image index, seed of its augmentation
@@ -168,6 +169,8 @@ def _workers(workers: int) -> dict[str, Any]:
         "num_workers": workers,
         "pin_memory": torch.cuda.is_available(),
         "worker_init_fn": _leave_signals_to_the_training,
+        # A worker that loses a batch (no room in /dev/shm) is not noticed otherwise.
+        "timeout": WORKER_SECONDS if workers else 0,
     }
 
 
