@@ -225,6 +225,13 @@ def test_a_rank_that_no_launcher_set_is_not_believed(monkeypatch: pytest.MonkeyP
     assert not is_helper_process()
 
 
+def assert_trained_together(processes: list[subprocess.Popen[bytes]], run: Path) -> None:
+    for process in processes:
+        _, stderr = process.communicate(timeout=300)
+        assert process.returncode == 0, stderr
+    assert read_config(run).origin.devices == 2
+
+
 def test_several_machines_need_a_place_to_meet(tmp_path: Path) -> None:
     done = run(tmp_path / "run", "--batch-size=4", "--nodes=2")
     assert done.returncode == 2, done.stderr
@@ -243,10 +250,7 @@ def test_two_machines_that_are_told_where_to_meet_train_one_run(tmp_path: Path) 
         )
         for rank in (0, 1)
     ]
-    for process in processes:
-        _, stderr = process.communicate(timeout=300)
-        assert process.returncode == 0, stderr
-    assert read_config(tmp_path / "run").origin.devices == 2
+    assert_trained_together(processes, tmp_path / "run")
 
 
 def test_a_batch_script_without_srun_gets_the_devices_it_asks_for(tmp_path: Path) -> None:
@@ -268,7 +272,4 @@ def test_srun_starts_the_processes_and_is_believed(tmp_path: Path) -> None:
         )
         for rank in (0, 1)
     ]
-    for process in processes:
-        _, stderr = process.communicate(timeout=300)
-        assert process.returncode == 0, stderr
-    assert read_config(tmp_path / "run").origin.devices == 2
+    assert_trained_together(processes, tmp_path / "run")

@@ -18,7 +18,7 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from edgeseg.errors import GateFailed, InputError
+from edgeseg.errors import GateFailed
 from edgeseg.metrics import ConfusionMatrix
 from edgeseg_train.recipe.config import TrainingConfig
 from edgeseg_train.recipe.losses import SegmentationLoss, distillation_loss
@@ -105,8 +105,7 @@ class TrainingLoop:
         self.network = network.to(fabric.device)
         self.network.to(memory_format=torch.channels_last)
         self.average = moving_average(self.network, config.ema) if config.ema else None
-        self.steps_per_epoch = data.batches.batches // config.accumulate
-        self.total_steps = _total_steps(config, self.steps_per_epoch)
+        self.total_steps = _total_steps(config, data.batches.batches // config.accumulate)
         optimizer = make_optimizer(self.network.parameters(), config)
         self.schedule = make_schedule(optimizer, config, self.total_steps)
         trained: nn.Module = self.network
@@ -134,7 +133,6 @@ class TrainingLoop:
 
         Raises:
             GateFailed: the loss was not finite three times in a row.
-            InputError: no validation pixel is labelled.
             Interrupted: ``hooks.stopped`` said so; a checkpoint was written.
         """
         self._saved_at = time.monotonic()
@@ -276,8 +274,6 @@ class TrainingLoop:
         evaluate(network, self._watched(self.data.val), self.val_accuracy)
         self.elapsed += time.perf_counter() - start
         val_loss, val = self.val_accuracy.compute()
-        if not val.classes_present:
-            raise InputError("the validation images have no labelled pixel")
         if not math.isfinite(val_loss):
             raise GateFailed("training diverged: the val loss is not finite; use a lower --lr")
         epoch = self._epoch(val_loss, val)
