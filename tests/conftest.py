@@ -54,7 +54,8 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_export(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a bundle of ``tiny_run`` with all variants; its gates are low: it knows nothing."""
-    from edgeseg_export.exporting import Options, export
+    from edgeseg_export.exporting import export
+    from edgeseg_export.options import Options
 
     out = tmp_path_factory.mktemp("bundles") / "tiny"
     export(tiny_run, out, Options(min_agreement=0.5, max_miou_drop=0.5, calibration_images=8))

@@ -9,7 +9,8 @@ import tempfile
 from pathlib import Path
 
 from edgeseg.preprocess import Preprocessing
-from edgeseg_export.exporting import Options, export
+from edgeseg_export.exporting import export
+from edgeseg_export.options import Options
 from edgeseg_train.data import open_source
 from edgeseg_train.recipe.config import TrainingConfig
 from edgeseg_train.run.job import Job
@@ -31,7 +32,12 @@ def main() -> None:
         run = Path(folder, "run")
         train(job, run)
         # Hardly trained, so many pixels are near ties: these gates fit this network only.
-        export(run, TARGET, Options(min_agreement=0.85, max_miou_drop=0.05), force=True)
+        export(
+            run,
+            TARGET,
+            Options(min_agreement=0.85, max_miou_drop=0.05, max_wide_flips=0.05),
+            force=True,
+        )
 
 
 if __name__ == "__main__":

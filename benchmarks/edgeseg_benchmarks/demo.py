@@ -25,7 +25,6 @@ from edgeseg.verify import verify
 from edgeseg_benchmarks.bench import TORCH, Plan, bench
 from edgeseg_benchmarks.cli import show_report
 from edgeseg_benchmarks.report import Report
-from edgeseg_export.describe import FP32, INT8_CPU
 from edgeseg_export.exporting import export
 from edgeseg_train.data import open_source
 from edgeseg_train.recipe.presets import preset
@@ -34,6 +33,7 @@ from edgeseg_train.run.progress import TerminalReporter
 from edgeseg_train.run.training import train
 
 DATA = "synthetic:480+80"
+VARIANTS = ("fp32", "int8-cpu")
 SCENES = 6
 MIN_MIOU = 0.60
 MAX_INT8_DROP = 0.02
@@ -79,7 +79,7 @@ def _stages(folder: Path, output: Output) -> Report:
     export(folder / "run", folder / "bundle", tell=lambda text: output.note("  " + text))
     output.note("3/5 verify")
     bundle = Bundle.open(folder / "bundle")
-    for name in (FP32, INT8_CPU):
+    for name in VARIANTS:
         outcome = verify(bundle, open_session(bundle, "ort:cpu", name))
         output.note(f"  {name}: {outcome.agreement:.4%} of pixels as PyTorch")
     output.note(f"4/5 run on {SCENES} unseen scenes")
@@ -90,7 +90,7 @@ def _stages(folder: Path, output: Output) -> Report:
         run=folder / "run",
         data=DATA,
         backends=(TORCH, "ort:cpu"),
-        variants=(FP32, INT8_CPU),
+        variants=VARIANTS,
         max_miou_drop=MAX_INT8_DROP,
         command=("edgeseg", "demo"),
     )

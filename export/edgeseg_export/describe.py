@@ -1,4 +1,4 @@
-"""What the manifest says of an exported model, before its variants are measured."""
+"""What the manifest says of an exported model."""
 
 from __future__ import annotations
 
@@ -14,61 +14,58 @@ import edgeseg
 from edgeseg.files import sha256_bytes
 from edgeseg.manifest import Calibration, FileEntry, Manifest, ModelInfo, Parity, Variant
 from edgeseg.preprocess import Preprocessing
-from edgeseg_export.graph import OutputKind, tensor_specs
+from edgeseg_export.graph import tensor_specs
+from edgeseg_export.options import Options, Size
+from edgeseg_export.precision.variants import Kind
 from edgeseg_train.run_folder import RunConfig
 from edgeseg_train.unet import SegmentationNetwork, count_parameters
 
-FP32, INT8_CPU = "fp32", "int8-cpu"
 
-
-def draft_manifest(
+def manifest_of(
     config: RunConfig,
     network: SegmentationNetwork,
     weights_sha256: str,
     preprocessing: Preprocessing,
-    output: OutputKind,
-    dynamic_size: bool,
-    calibrations: Mapping[str, Calibration | None],
+    options: Options,
+    sizes: tuple[Size, ...],
+    variants: dict[str, Variant],
     files: Mapping[str, bytes],
 ) -> Manifest:
-    """Return the manifest with placeholders for parity, which is measured on the opened bundle.
+    """Return the manifest.
 
     Args:
         config: the run's.
         network: the trained network.
         weights_sha256: hash of the run's weights.
         preprocessing: with the exported size.
-        output: what the graph returns.
-        dynamic_size: whether height and width stay free.
-        calibrations: per variant, how it was calibrated.
+        options: what was exported.
+        sizes: every size that was measured, the bundle's own first.
+        variants: measured, by name.
         files: every file of the bundle but the manifest.
     """
-    size = (preprocessing.height, preprocessing.width)
     image, outputs = tensor_specs(
-        *size,
+        *sizes[0],
         config.model.num_classes,
-        output=output,
-        dynamic_size=dynamic_size,
+        output=options.output,
+        dynamic_size=options.free_size,
     )
     return Manifest(
-        schema_version=1,
+        schema_version=2,
         model=ModelInfo(
             name="unet",
             weights_sha256=weights_sha256,
             parameters=count_parameters(network.unet),
-            gflops=_gflops(network, size),
+            gflops=_gflops(network, sizes[0]),
             size_multiple=config.model.size_multiple,
             config=config.model.model_dump(mode="json"),
         ),
         labels=config.labels,
         preprocessing=preprocessing,
-        dynamic_size=dynamic_size,
+        dynamic_size=options.dynamic_size,
+        sizes=sizes,
         input=image,
         outputs=outputs,
-        variants={
-            name: _variant(name, files[f"model.{name}.onnx"], calibration)
-            for name, calibration in calibrations.items()
-        },
+        variants=variants,
         files={
             name: FileEntry(sha256=sha256_bytes(data), bytes=len(data))
             for name, data in files.items()
@@ -77,27 +74,25 @@ def draft_manifest(
     )
 
 
-_UNMEASURED = Parity(
-    images=1,
-    agreement=0,
-    reference_agreement=0,
-    min_agreement=0,
-    max_flip_margin=0,
-    torch_miou=0,
-    miou=0,
-    max_miou_drop=0,
-)
-
-
-def _variant(name: str, model: bytes, calibration: Calibration | None) -> Variant:
+def describe_variant(
+    kind: Kind,
+    model: bytes,
+    calibration: Calibration | None,
+    float_layers: tuple[str, ...],
+    parity: Parity,
+    parity_at: dict[str, Parity],
+) -> Variant:
+    """Return a variant's entry; ``parity_at`` holds the bundle's other sizes."""
     opsets = {entry.domain: entry.version for entry in onnx.load_from_string(model).opset_import}
     return Variant(
-        file=f"model.{name}.onnx",
-        precision="fp32" if name == FP32 else "int8",
-        target="any" if name == FP32 else "cpu",
+        file=kind.file,
+        precision=kind.precision,
+        target=kind.target,
         opset=opsets[""],
         calibration=calibration,
-        parity=_UNMEASURED,
+        float_layers=float_layers,
+        parity=parity,
+        parity_at=parity_at,
     )
 
 

@@ -1,62 +1,48 @@
 """Export: run folder in, proven bundle out. ``edgeseg export`` is a thin layer above.
 
-The bundle is assembled beside its target, opened like any other, and each variant is
-measured against PyTorch. What fails a gate is left as ``NAME.rejected``; the old bundle stays.
+Every variant is made, measured against PyTorch on real images and, when quantisation costs too
+much, mended layer by layer. The bundle is assembled beside its target and opened like any other
+before it gets its name; what fails a gate is left as ``NAME.rejected``, the old bundle stays.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgeseg.bundle import Bundle, Reference
-from edgeseg.errors import GateFailed, InputError, UsageError, show
+from edgeseg.errors import GateFailed, show
 from edgeseg.files import atomic_write, refuse_existing, replace_folder, staged_folder
-from edgeseg.manifest import MANIFEST, REFERENCE, Calibration, Manifest, write_manifest_bytes
-from edgeseg.preprocess import Preprocessing, resize_image
+from edgeseg.manifest import (
+    MANIFEST,
+    REFERENCE,
+    Calibration,
+    Manifest,
+    Parity,
+    Variant,
+    write_manifest_bytes,
+)
 from edgeseg.sessions import open_session
-from edgeseg_export.describe import FP32, INT8_CPU, draft_manifest
-from edgeseg_export.graph import OutputKind, to_onnx
-from edgeseg_export.int8 import describe_calibration, quantise_for_cpu
-from edgeseg_export.parity import DEFAULT_GATES, Evaluation, Gates, evaluate_torch, measure
-from edgeseg_train.data import DataSource, Split, drawn, open_source
-from edgeseg_train.run_folder import RunConfig, load_network, read_config, weights_sha256
-from edgeseg_train.unet import SegmentationNetwork
+from edgeseg.verify import verify
+from edgeseg_export import material
+from edgeseg_export.describe import describe_variant, manifest_of
+from edgeseg_export.graph import to_onnx
+from edgeseg_export.options import Options, Size
+from edgeseg_export.parity.evaluation import Evaluation
+from edgeseg_export.parity.judge import OrtJudge
+from edgeseg_export.parity.measure import measure
+from edgeseg_export.precision.budget import fit
+from edgeseg_export.precision.calibration import Ranges, observe
+from edgeseg_export.precision.quantise import quantisable
+from edgeseg_export.precision.sensitivity import Sensitivity, measure_sensitivity, picture
+from edgeseg_export.precision.variants import Kind, make, selected
+from edgeseg_train.run_folder import load_network, read_config, weights_sha256
 
-PARITY_IMAGES = 64  # of the validation images, measured against PyTorch
-
-Precision = Literal["fp32", "int8"]
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-
-
-@dataclass(frozen=True)
-class Options:
-    """What to export; None takes the run's own value or the default gate.
-
-    Attributes:
-        precisions: fp32 is always made, because the others derive from it.
-        size: (height, width) of the network's input.
-        dynamic_size: leave height and width free, in multiples of ``2 ** depth``.
-        output: what the graph returns.
-        calibration: data set for calibration (train images) and parity (val images).
-        calibration_images: how many train images calibrate.
-        min_agreement, max_miou_drop: gates, 0..1; they can tighten fp32's, not loosen them.
-    """
-
-    precisions: tuple[Precision, ...] = ("fp32", "int8")
-    size: tuple[int, int] | None = None
-    dynamic_size: bool = False
-    output: OutputKind = "classmap"
-    calibration: str | None = None
-    calibration_images: int = 100
-    min_agreement: float | None = None
-    max_miou_drop: float | None = None
+Tell = Callable[[str], None]
 
 
 def export(
@@ -65,7 +51,7 @@ def export(
     options: Options | None = None,
     *,
     force: bool = False,
-    tell: Callable[[str], None] = lambda text: None,
+    tell: Tell = lambda text: None,
 ) -> Manifest:
     """Export a run folder.
 
@@ -93,84 +79,153 @@ def export(
     return manifest
 
 
-def _assemble(run: Path, folder: Path, options: Options, tell: Callable[[str], None]) -> Manifest:
+@dataclass
+class _Workshop:
+    """What all variants are made from and judged by."""
+
+    master: bytes
+    ranges: Ranges
+    calibration: Calibration | None
+    evaluations: dict[Size, Evaluation]
+    options: Options
+    tell: Tell
+    files: dict[str, bytes] = field(default_factory=dict)
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """The evaluation at the bundle's own size."""
+        return next(iter(self.evaluations.values()))
+
+    def build(self, kind: Kind) -> Variant:
+        """Make and measure one variant; its files are added to ``files``."""
+        made = b""
+
+        def attempt(float_layers: Collection[str]) -> Parity:
+            nonlocal made
+            made = make(kind, self.master, self.ranges, float_layers)
+            return self._measure(kind, made, self.evaluation)
+
+        float_layers: tuple[str, ...] = ()
+        if kind.recipe is None:
+            parity = attempt(())
+        else:
+            found = fit(
+                attempt,
+                lambda: self._rank(kind),
+                lambda text: self.tell(f"{kind.name}: {text}"),
+                always_rank=self.options.sensitivity,
+            )
+            parity, float_layers = found.parity, found.float_layers
+            self._keep(found.ranking)
+            made = make(kind, self.master, self.ranges, float_layers)
+        self.files[kind.file] = made
+        self.tell(_line(kind, parity))
+        _, *others = self.evaluations
+        return describe_variant(
+            kind,
+            made,
+            self.calibration if kind.recipe else None,
+            float_layers,
+            parity,
+            {
+                f"{height}x{width}": self._measure(kind, made, self.evaluations[height, width])
+                for height, width in others
+            },
+        )
+
+    def _measure(self, kind: Kind, model: bytes, evaluation: Evaluation) -> Parity:
+        gates = self.options.gates(kind.precision)
+        return measure(evaluation, OrtJudge(kind, model), gates)
+
+    def _rank(self, kind: Kind) -> Sensitivity:
+        assert kind.recipe is not None
+        return measure_sensitivity(
+            kind.name,
+            quantisable(self.master, kind.recipe),
+            lambda layers: OrtJudge(kind, make(kind, self.master, self.ranges, layers)),
+            self.evaluation,
+            self.tell,
+        )
+
+    def _keep(self, ranking: Sensitivity | None) -> None:
+        if ranking is not None:
+            stem = f"sensitivity.{ranking.variant}"
+            self.files[f"{stem}.json"] = (ranking.model_dump_json(indent=2) + "\n").encode()
+            self.files[f"{stem}.png"] = picture(ranking)
+
+
+def _assemble(run: Path, folder: Path, options: Options, tell: Tell) -> Manifest:
+    kinds = selected(options.precisions, options.target)
     config = read_config(run)
     network = load_network(run, config)
-    preprocessing = _preprocessing(config, options)
-    source = _source(config, options)
-    tell(f"exporting {run.name} at {preprocessing.height}x{preprocessing.width}")
-    size = (preprocessing.height, preprocessing.width)
-    master = to_onnx(network, *size, output=options.output, dynamic_size=options.dynamic_size)
-    files = {"model.fp32.onnx": master}
-    calibrations: dict[str, Calibration | None] = {FP32: None}
-    if "int8" in options.precisions:
-        tell(f"calibrating int8 on up to {options.calibration_images} images of {source.spec}")
-        names, images = _pick(source.split("train"), size, options.calibration_images)
-        files["model.int8-cpu.onnx"] = quantise_for_cpu(master, images)
-        calibrations[INT8_CPU] = describe_calibration(_public_name(source.spec), names, images)
-    evaluation = _evaluation(network, source, size)
-    files[REFERENCE] = _reference_bytes(evaluation.shipped)
+    preprocessing, sizes = options.preprocessing(config), options.all_sizes(config)
+    source = material.open_data(config, options)
+    images = {size: material.evaluation_images(source, options, size) for size in sizes}
+    quantised = any(kind.recipe for kind in kinds)
+    calibration = material.calibration_images(source, options, sizes) if quantised else None
+    if calibration:
+        calibration.check([image for stack in images.values() for image in stack])
+    tell(_announcement(run, sizes, config.model.size_multiple, options))
+    master = to_onnx(network, *sizes[0], output=options.output, dynamic_size=options.free_size)
+    workshop = _Workshop(
+        master,
+        {},
+        None,
+        {
+            size: material.evaluate(network, source, options, stack)
+            for size, stack in images.items()
+        },
+        options,
+        tell,
+    )
+    if calibration:
+        tell(
+            f"calibrating on {len(calibration.images)} train images of {source.spec} "
+            f"({options.calibration_method})"
+        )
+        workshop.calibration = calibration.describe(options.calibration_method)
+        workshop.ranges = observe(master, calibration.images, options.calibration_method)
+    variants = {kind.name: workshop.build(kind) for kind in kinds}
+    files = {**workshop.files, REFERENCE: _reference_bytes(workshop.evaluation.shipped)}
+    manifest = manifest_of(
+        config, network, weights_sha256(run), preprocessing, options, sizes, variants, files
+    )
     for name, data in files.items():
         atomic_write(folder / name, data)
-    draft = draft_manifest(
-        config,
-        network,
-        weights_sha256(run),
-        preprocessing,
-        options.output,
-        options.dynamic_size,
-        calibrations,
-        files,
-    )
-    manifest = _measured(folder, draft, evaluation, options, tell)
     atomic_write(folder / MANIFEST, write_manifest_bytes(manifest))
+    _open_again(folder, manifest)
     return manifest
 
 
-def _public_name(spec: str) -> str:
-    """Return a data set's name without the folders above it: bundles travel."""
-    kind, separator, rest = spec.partition(":")
-    return f"{kind}{separator}{Path(rest).name}" if separator else kind
+def _open_again(folder: Path, manifest: Manifest) -> None:
+    """Open the bundle as the runtime does and replay its reference on the CPU."""
+    if manifest.failures:
+        return
+    bundle = Bundle.open(folder)
+    for name, variant in manifest.variants.items():
+        if variant.precision != "bf16":  # no kernels for it on CPUs
+            session = open_session(bundle, "ort:cpu", name)
+            verify(bundle, session)
+            session.close()
 
 
-def _preprocessing(config: RunConfig, options: Options) -> Preprocessing:
-    own = config.preprocessing
-    height, width = options.size or (own.height, own.width)
-    multiple = config.model.size_multiple
-    if options.dynamic_size and (height % multiple or width % multiple):
-        raise UsageError(
-            f"with a dynamic size, {height}x{width} must be multiples of {multiple} on both sides"
-        )
-    return own.model_copy(update={"height": height, "width": width})
+def _announcement(run: Path, sizes: tuple[Size, ...], multiple: int, options: Options) -> str:
+    text = f"exporting {run.name} at {', '.join(f'{h}x{w}' for h, w in sizes)}"
+    height, width = sizes[0]
+    if options.dynamic_size:
+        return f"{text} and any other multiple of {multiple}"
+    if height % multiple or width % multiple:
+        padded = f"{height + -height % multiple}x{width + -width % multiple}"
+        return f"{text}, padded inside to {padded} and cropped back"
+    return text
 
 
-def _source(config: RunConfig, options: Options) -> DataSource:
-    spec = options.calibration or config.data.spec
-    try:
-        source = open_source(spec)
-    except InputError as error:
-        hint = "" if options.calibration else "; give the data set with --calibration"
-        raise InputError(f"{error}{hint}") from error
-    if source.labels.names != config.labels.names:
-        raise InputError(f"data {show(spec)} has other classes than the run was trained on")
-    return source
-
-
-def _pick(
-    split: Split, size: tuple[int, int], count: int
-) -> tuple[list[str], list[NDArray[np.uint8]]]:
-    """Return names and preprocessed images of up to ``count`` samples."""
-    indices = drawn(len(split.names), count)
-    return [split.names[i] for i in indices], [resize_image(split.image(i), *size) for i in indices]
-
-
-def _evaluation(
-    network: SegmentationNetwork, source: DataSource, size: tuple[int, int]
-) -> Evaluation:
-    split = source.split("val")
-    _, images = _pick(split, size, PARITY_IMAGES)
-    truths = [split.mask(i) for i in drawn(len(split.names), PARITY_IMAGES)]
-    return evaluate_torch(network, np.stack(images), truths)
+def _line(kind: Kind, parity: Parity) -> str:
+    verdict = f" MISSED: {'; '.join(parity.failures)}" if parity.failures else ""
+    return (
+        f"{kind.name}: {parity.agreement:.4%} of pixels as PyTorch on {parity.images} images, "
+        f"mIoU {parity.miou:.4f} ({parity.miou - parity.torch_miou:+.4f}){verdict}"
+    )
 
 
 def _reference_bytes(reference: Reference) -> bytes:
@@ -182,31 +237,3 @@ def _reference_bytes(reference: Reference) -> bytes:
         margins=reference.margins,
     )
     return buffer.getvalue()
-
-
-def _gates(precision: Precision, options: Options) -> Gates:
-    gates = DEFAULT_GATES[precision]
-    agreement, drop = options.min_agreement, options.max_miou_drop
-    agreement = gates.min_agreement if agreement is None else agreement
-    drop = gates.max_miou_drop if drop is None else drop
-    if precision == "fp32":  # the same arithmetic in another runtime: nothing excuses a loss
-        return Gates(max(agreement, gates.min_agreement), min(drop, gates.max_miou_drop))
-    return Gates(agreement, drop)
-
-
-def _measured(
-    folder: Path,
-    draft: Manifest,
-    evaluation: Evaluation,
-    options: Options,
-    tell: Callable[[str], None],
-) -> Manifest:
-    variants = {}
-    for name, variant in draft.variants.items():
-        gates = _gates(variant.precision, options)
-        session = open_session(Bundle(folder, draft), "ort:cpu", name)
-        parity = measure(evaluation, session, gates)
-        session.close()
-        tell(f"{name}: {parity.agreement:.4%} of pixels as PyTorch on {parity.images} images")
-        variants[name] = variant.model_copy(update={"parity": parity})
-    return draft.model_copy(update={"variants": variants})

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import io
 import logging
-import sys
 import warnings
 from collections.abc import Iterator
 from typing import Literal
@@ -193,10 +193,10 @@ def _dim_name(position: int, rank: int, *, nhwc: bool) -> str:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep what exporters and quantisers print off stdout, and their advice off stderr."""
+    """Drop what exporters and quantisers print, and their advice."""
     logging.disable(logging.WARNING)
     try:
-        with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -5,7 +5,6 @@
       model.fp32.onnx        the master; other variants derive from it
       model.int8-cpu.onnx
       reference.npz          real inputs with PyTorch's answers, for `edgeseg verify`
-      engines/               optional local cache; never shipped, never trusted
 
 Every file's SHA-256 is in the manifest, and hashes are computed on the very bytes
 that are parsed. Missing and extra files are errors.
@@ -28,7 +27,6 @@ from edgeseg.errors import ArtifactError, UsageError, first_line, show
 from edgeseg.files import sha256_bytes
 from edgeseg.manifest import MANIFEST, REFERENCE, Manifest, Variant
 
-ENGINES = "engines"
 _NPZ_ERRORS = (  # what numpy and zipfile raise for damaged or foreign files
     AttributeError,
     EOFError,
@@ -158,7 +156,7 @@ def _why_no_bundle(folder: Path) -> str:
 
 
 def _check_listing(folder: Path, manifest: Manifest) -> None:
-    present = {entry.name for entry in folder.iterdir()} - {MANIFEST, ENGINES}
+    present = {entry.name for entry in folder.iterdir()} - {MANIFEST}
     listed = set(manifest.files)
     if missing := sorted(listed - present):
         raise ArtifactError(f"bundle {show(folder)} lacks {', '.join(missing)}")

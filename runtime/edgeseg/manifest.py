@@ -15,8 +15,15 @@ from edgeseg.preprocess import Preprocessing
 MANIFEST = "manifest.json"
 REFERENCE = "reference.npz"
 
+# The margin of a pixel is PyTorch's best logit minus its second best: the logarithm of the ratio
+# of their probabilities. At 1 the best class is e times as likely as the second.
+MARGIN_EDGES = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)
+WIDE_MARGIN = 1.0
+
 Share = Annotated[float, Field(ge=0, le=1)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
+CalibrationMethod = Literal["minmax", "entropy", "percentile"]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=128)]
 
 
@@ -66,26 +73,83 @@ class Calibration(_Frozen):
 
     source: str
     images: int = Field(ge=1)
-    method: Literal["minmax"]
+    method: CalibrationMethod
     list_sha256: Sha256
+
+
+class Interval(_Frozen):
+    """A 95 % bootstrap interval over the evaluation images."""
+
+    low: float
+    high: float
+
+
+class Flips(_Frozen):
+    """Where and how decidedly PyTorch saw the pixels whose class changed, in pixels.
+
+    A flip at a near tie of PyTorch's two best classes is noise; one at a wide margin is a fault.
+
+    Attributes:
+        pixels: all compared pixels.
+        boundary: flips with another class in the 3x3 neighbourhood of PyTorch's class map.
+        interior: the other flips; boundary + interior is the number of flips.
+        wide: flips at a margin of at least ``WIDE_MARGIN``.
+        by_margin: flips per bin of PyTorch's top-1/top-2 logit margin, see ``MARGIN_EDGES``.
+    """
+
+    pixels: int = Field(ge=1)
+    boundary: int = Field(ge=0)
+    interior: int = Field(ge=0)
+    wide: int = Field(ge=0)
+    by_margin: tuple[int, ...]
+
+
+class LogitDifference(_Frozen):
+    """Absolute difference of the logits from PyTorch's, over the first ``images`` images."""
+
+    images: int = Field(ge=1)
+    max: float = Field(ge=0)
+    mean: float = Field(ge=0)
 
 
 class Parity(_Frozen):
     """Distance from PyTorch, measured at export on real images, and the gates for it.
 
-    ``reference_agreement`` is the agreement on those images that the bundle carries.
-    ``max_flip_margin`` is PyTorch's largest top-1/top-2 logit margin among the pixels whose
-    class changed: a flip at a near tie is noise, one at a wide margin is a fault.
+    Attributes:
+        images: how many real images were compared.
+        measured_with: what ran the exported file.
+        agreement: share of pixels with PyTorch's class.
+        reference_agreement: the same on those images that the bundle carries.
+        min_agreement: the gate for both.
+        max_flip_margin: PyTorch's largest top-1/top-2 logit margin among the flipped pixels.
+        flips: the flipped pixels, split.
+        max_wide_flips: the gate for the share of pixels that flipped at a wide margin.
+        torch_miou, miou: PyTorch's and the variant's.
+        miou_interval: of miou - torch_miou, over the images; None for a single image.
+        class_iou_delta: variant's minus PyTorch's IoU per class; None where neither has one.
+        max_miou_drop: the gate for torch_miou - miou.
+        logits: difference of the logits.
     """
 
     images: int = Field(ge=1)
+    measured_with: str
     agreement: Share
     reference_agreement: Share
     min_agreement: Share
     max_flip_margin: float = Field(ge=0)
+    flips: Flips
+    max_wide_flips: Share
     torch_miou: Share
     miou: Share
+    miou_interval: Interval | None
+    class_iou_delta: tuple[float | None, ...]
     max_miou_drop: Share
+    logits: LogitDifference
+
+    @property
+    def wide_flips(self) -> float:
+        """Share of all pixels that flipped at a wide margin."""
+        return self.flips.wide / self.flips.pixels
 
     @property
     def failures(self) -> list[str]:
@@ -94,6 +158,11 @@ class Parity(_Frozen):
         worst = min(self.agreement, self.reference_agreement)
         if worst < self.min_agreement:
             found.append(f"agreement with PyTorch {worst:.4%} is below {self.min_agreement:.2%}")
+        if self.wide_flips > self.max_wide_flips:
+            found.append(
+                f"{self.wide_flips:.4%} of pixels changed class although PyTorch was sure "
+                f"(margin {WIDE_MARGIN:g} or more), above {self.max_wide_flips:.2%}"
+            )
         drop = self.torch_miou - self.miou
         if drop > self.max_miou_drop:
             found.append(
@@ -104,24 +173,52 @@ class Parity(_Frozen):
 
 
 class Variant(_Frozen):
-    """One exported graph; ``target`` says which devices it is meant for."""
+    """One exported graph.
+
+    Attributes:
+        file: the ONNX file.
+        precision: of the convolutions; the rest of an int8 or fp8 graph for TensorRT is fp16.
+        target: which devices it is meant for.
+        opset: of the ONNX file.
+        calibration: of quantised variants.
+        float_layers: layers of a quantised variant that were left in floating point.
+        parity: distance from PyTorch at the bundle's own size.
+        parity_at: the same at the bundle's other sizes, by ``HxW``.
+    """
 
     file: FileName
-    precision: Literal["fp32", "int8"]
-    target: Literal["any", "cpu"]
-    opset: int = Field(ge=13, le=20)
+    precision: Precision
+    target: Literal["any", "cpu", "tensorrt"]
+    opset: int = Field(ge=13, le=22)
     calibration: Calibration | None
+    float_layers: tuple[str, ...] = ()
     parity: Parity
+    parity_at: dict[str, Parity] = {}
+
+    @property
+    def failures(self) -> list[str]:
+        """The gates missed at any size, in words."""
+        at_sizes = [(f"at {size}: ", parity) for size, parity in self.parity_at.items()]
+        return [
+            f"{where}{failure}"
+            for where, parity in [("", self.parity), *at_sizes]
+            for failure in parity.failures
+        ]
 
 
 class Manifest(_Frozen):
-    """The contract between export and runtime; ``manifest.json`` holds exactly this."""
+    """The contract between export and runtime; ``manifest.json`` holds exactly this.
 
-    schema_version: Literal[1]
+    ``sizes`` are the (height, width) that the model was exported for and measured at, the first
+    is ``preprocessing``'s. With ``dynamic_size`` any multiple of ``model.size_multiple`` runs.
+    """
+
+    schema_version: Literal[2]
     model: ModelInfo
     labels: Labels
     preprocessing: Preprocessing
     dynamic_size: bool
+    sizes: tuple[tuple[int, int], ...] = Field(min_length=1)
     input: TensorSpec
     outputs: tuple[TensorSpec, ...] = Field(min_length=1)
     variants: dict[str, Variant] = Field(min_length=1)
@@ -134,7 +231,7 @@ class Manifest(_Frozen):
         return [
             f"{name}: {failure}"
             for name, variant in self.variants.items()
-            for failure in variant.parity.failures
+            for failure in variant.failures
         ]
 
     @model_validator(mode="after")
@@ -146,8 +243,11 @@ class Manifest(_Frozen):
 
     @model_validator(mode="after")
     def _input_fits_preprocessing(self) -> Manifest:
-        if not self.input.fits((1, self.preprocessing.height, self.preprocessing.width, 3)):
-            raise ValueError(f"input shape {self.input.shape} does not fit the size")
+        if self.sizes[0] != (self.preprocessing.height, self.preprocessing.width):
+            raise ValueError(f"the first of sizes {self.sizes} is not the preprocessing's size")
+        for size in self.sizes:
+            if not self.input.fits((1, *size, 3)):
+                raise ValueError(f"input shape {self.input.shape} does not fit the size {size}")
         return self
 
 

@@ -50,7 +50,8 @@ class Segmenter:
             bundle: the folder that ``edgeseg export`` wrote, or an opened ``Bundle``.
             backend: ``auto`` or one of ``edgeseg.sessions.BACKENDS``.
             variant: a variant's name; None takes the best for the backend.
-            size: (height, width) to run at, for bundles exported with ``--dynamic size``.
+            size: (height, width) to run at: one of the bundle's, or any where it was exported with
+                ``--dynamic size``.
 
         Raises:
             ArtifactError, DeviceError, UsageError: see ``Bundle.open`` and ``open_session``.
@@ -124,15 +125,16 @@ def network_size(bundle: Bundle, size: tuple[int, int] | None) -> tuple[int, int
     """Return the (height, width) to run at: ``size`` where the bundle allows it, else its own.
 
     Raises:
-        UsageError: the bundle is static, or the size is no multiple of what the network needs.
+        UsageError: the bundle does not run at this size.
     """
-    own = bundle.manifest.preprocessing
-    if size is None or size == (own.height, own.width):
-        return own.height, own.width
+    sizes = bundle.manifest.sizes
+    if size is None or size in sizes:
+        return size or sizes[0]
     if not bundle.manifest.dynamic_size:
+        known = ", ".join(f"{height}x{width}" for height, width in sizes)
         raise UsageError(
-            f"this bundle runs at {own.height}x{own.width} only; "
-            "export it with --dynamic size to run at other sizes"
+            f"this bundle runs at {known} only; "
+            "export it with --sizes or --dynamic size to run at other sizes"
         )
     multiple = bundle.manifest.model.size_multiple
     if size[0] % multiple or size[1] % multiple:

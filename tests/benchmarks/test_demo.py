@@ -33,9 +33,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_demo_that_learned_too_little_fails_its_gate_but_leaves_its_results(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgeseg_export import exporting, parity
+    from edgeseg_export.parity import gates
 
-    monkeypatch.setitem(exporting.DEFAULT_GATES, "int8", parity.Gates(0, 1))
+    monkeypatch.setitem(gates.DEFAULT_GATES, "int8", gates.Gates(0, 1, 1))
     out = tmp_path / "demo"
     assert run_demo(out) == 5
     captured = capsys.readouterr()

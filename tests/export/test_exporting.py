@@ -16,11 +16,13 @@ from edgeseg.cli.main import main
 from edgeseg.errors import ArtifactError, GateFailed, InputError, UsageError
 from edgeseg.segmenter import Segmenter
 from edgeseg_export import exporting
-from edgeseg_export.exporting import Options, export
+from edgeseg_export.exporting import export
+from edgeseg_export.material import public_name
+from edgeseg_export.options import Options
 from edgeseg_train.data import open_source
 from edgeseg_train.run_folder import load_network, read_config
 
-LOW = {"min_agreement": 0.5, "max_miou_drop": 0.5, "calibration_images": 4}
+LOW = {"min_agreement": 0.5, "max_miou_drop": 0.5, "calibration_images": 8, "max_wide_flips": 1}
 
 
 def test_a_bundle_has_exactly_the_files_of_its_manifest(tiny_export: Path) -> None:
@@ -129,7 +131,7 @@ def test_a_crash_while_exporting_leaves_the_old_bundle(
     def crash(*_: object) -> bytes:
         raise MemoryError("no memory")
 
-    monkeypatch.setattr(exporting, "quantise_for_cpu", crash)
+    monkeypatch.setattr(exporting, "observe", crash)
     with pytest.raises(MemoryError):
         export(tiny_run, out, Options(), force=True)
     Bundle.open(out).check_files()
@@ -161,16 +163,16 @@ def test_a_dynamic_bundle_runs_at_the_size_asked_for(tiny_run: Path, tmp_path: P
 
 
 def test_another_size_is_padded_and_stays_static(tiny_run: Path, tmp_path: Path) -> None:
-    export(tiny_run, tmp_path / "b", Options(precisions=("fp32",), size=(30, 45), **LOW))
+    export(tiny_run, tmp_path / "b", Options(precisions=("fp32",), sizes=((30, 45),), **LOW))
     bundle = Bundle.open(tmp_path / "b")
     assert bundle.manifest.input.shape == ("batch", 30, 45, 3)
-    with pytest.raises(UsageError, match="--dynamic size"):
+    with pytest.raises(UsageError, match="--sizes or --dynamic size"):
         Segmenter.load(bundle, size=(32, 48))
 
 
 def test_the_manifest_names_a_data_set_without_the_folders_above_it() -> None:
-    assert exporting._public_name("folder:/home/me/secret/street") == "folder:street"
-    assert exporting._public_name("synthetic") == "synthetic"
+    assert public_name("folder:/home/me/secret/street") == "folder:street"
+    assert public_name("synthetic") == "synthetic"
 
 
 def test_data_with_other_classes_is_refused(tiny_run: Path, tmp_path: Path) -> None:
@@ -199,7 +201,7 @@ def test_the_command_prints_one_json_document(
     options = "--precision fp32 --min-agreement 0.9 --max-miou-drop 0.0005 --json"
     assert run_cli(str(tiny_run), "--out", str(tmp_path / "b"), *options.split()) == 0
     document = json.loads(capsys.readouterr().out)
-    assert document["schema_version"] == 1
+    assert document["schema_version"] == 2
     parity = document["variants"]["fp32"]["parity"]
     assert parity["min_agreement"] == 0.999  # a flag tightens fp32's gates, never loosens them
     assert parity["max_miou_drop"] == 0.0005
@@ -210,7 +212,7 @@ def test_a_missed_gate_is_exit_5(
 ) -> None:
     out = str(tmp_path / "b")
     status = run_cli(
-        str(tiny_run), "--out", out, "--min-agreement", "1", "--quiet", "--calibration-images", "1"
+        str(tiny_run), "--out", out, "--min-agreement", "1", "--quiet", "--calibration-images", "8"
     )
     error = capsys.readouterr().err
     assert status == 5
@@ -222,8 +224,16 @@ def test_a_missed_gate_is_exit_5(
     ("options", "status", "words"),
     [
         (["--precision", "fp4"], 2, "no precision 'fp4'"),
-        (["--target", "tensorrt"], 2, "int8 for --target tensorrt"),
-        (["--dynamic", "size", "--size", "30x30"], 2, "multiples of 4"),
+        (["--precision", "fp8"], 2, "'fp8' is for TensorRT; add --target tensorrt"),
+        (["--precision", "bf16"], 2, "'bf16' is for TensorRT"),
+        (["--target", "jetson"], 2, "target"),
+        (["--dynamic", "size", "--size", "30x30"], 3, "nearest: 32x32"),
+        (["--sizes", "32x32,48x50"], 3, "size 48x50 does not fit"),
+        (["--sizes", "32x32,32x32"], 2, "the same size twice"),
+        (["--sizes", "32x32", "--size", "32x32"], 2, "exclude each other"),
+        (["--sizes", "32x32", "--dynamic", "size"], 2, "exclude each other"),
+        (["--calibration-images", "7"], 2, "calibration-images"),
+        (["--calibration-method", "guess"], 2, "calibration-method"),
         (["--calibration", "folder:/nowhere"], 3, "does not exist"),
         (["--min-agreement", "2"], 2, "min-agreement"),
         (["--output", "pixels"], 2, "output"),
@@ -249,3 +259,83 @@ def test_a_folder_that_is_no_run_is_exit_4(
 ) -> None:
     assert run_cli(str(tmp_path / "none"), "--out", str(tmp_path / "b")) == 4
     assert "does not exist" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_every_variant_goes_into_the_bundle_measured_and_runs(
+    tiny_run: Path, tmp_path: Path
+) -> None:
+    options = Options(
+        precisions=("fp16", "bf16", "int8", "fp8"), target="all", parity_images=2, **LOW
+    )
+    manifest = export(tiny_run, tmp_path / "b", options)
+    assert {name: (v.precision, v.target, v.opset) for name, v in manifest.variants.items()} == {
+        "fp32": ("fp32", "any", 20),
+        "fp16": ("fp16", "any", 20),
+        "bf16": ("bf16", "tensorrt", 22),
+        "int8-cpu": ("int8", "cpu", 20),
+        "int8-trt": ("int8", "tensorrt", 20),
+        "fp8-trt": ("fp8", "tensorrt", 20),
+    }
+    image = open_source("synthetic:1+1").split("val").image(0)
+    for name, variant in manifest.variants.items():
+        assert (variant.calibration is None) == (variant.precision not in ("int8", "fp8"))
+        assert variant.parity.images == 2
+        assert 0 < variant.parity.logits.max < 10 or name == "fp32"
+        if name == "bf16":
+            assert "rounded to bf16" in variant.parity.measured_with
+            with pytest.raises(UsageError, match="'bf16' has no kernels on ort:cpu"):
+                Segmenter.load(tmp_path / "b", "ort:cpu", name)
+        else:
+            Segmenter.load(tmp_path / "b", "ort:cpu", name)(image)
+
+
+def test_a_bucketed_bundle_is_measured_and_runs_at_each_of_its_sizes(
+    tiny_run: Path, tmp_path: Path
+) -> None:
+    sizes = ((32, 48), (64, 96))
+    manifest = export(tiny_run, tmp_path / "b", Options(sizes=sizes, parity_images=2, **LOW))
+    assert manifest.sizes == sizes
+    assert not manifest.dynamic_size
+    assert manifest.input.shape == ("batch", "height", "width", 3)
+    for variant in manifest.variants.values():
+        assert list(variant.parity_at) == ["64x96"]
+        assert variant.parity_at["64x96"].flips.pixels == 2 * 64 * 96
+    image = open_source("synthetic:1+1").split("val").image(0)
+    for size in sizes:
+        assert Segmenter.load(tmp_path / "b", size=size)(image).class_map.shape == image.shape[:2]
+    with pytest.raises(UsageError, match="runs at 32x48, 64x96 only"):
+        Segmenter.load(tmp_path / "b", size=(48, 48))
+
+
+def test_a_gate_missed_at_one_of_the_sizes_is_named_with_it(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = exporting.measure
+
+    def spoiled(evaluation, judged, gates):
+        parity = real(evaluation, judged, gates)
+        large = evaluation.reference.images.shape[1] == 64
+        return parity.model_copy(update={"agreement": 0.1}) if large else parity
+
+    monkeypatch.setattr(exporting, "measure", spoiled)
+    options = Options(precisions=("fp32",), sizes=((32, 48), (64, 96)), parity_images=2)
+    with pytest.raises(GateFailed, match=r"fp32: at 64x96: agreement .* 10\.0000%"):
+        export(tiny_run, tmp_path / "b", options)
+
+
+def test_the_padding_is_announced(tiny_run: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    options = Options(precisions=("fp32",), sizes=((30, 45),), parity_images=2)
+    export(tiny_run, tmp_path / "b", options, tell=said.append)
+    assert "at 30x45, padded inside to 32x48 and cropped back" in said[0]
+
+
+def test_sensitivity_is_ranked_on_demand_and_shipped(tiny_run: Path, tmp_path: Path) -> None:
+    options = Options(precisions=("int8",), sensitivity=True, parity_images=2, **LOW)
+    manifest = export(tiny_run, tmp_path / "b", options)
+    assert {"sensitivity.int8-cpu.json", "sensitivity.int8-cpu.png"} <= manifest.files.keys()
+    document = json.loads((tmp_path / "b" / "sensitivity.int8-cpu.json").read_text())
+    changed = [layer["changed"] for layer in document["layers"]]
+    assert len(changed) == 12
+    assert changed == sorted(changed, reverse=True)
+    assert manifest.variants["int8-cpu"].float_layers == ()

@@ -103,7 +103,7 @@ def test_python_m_edgeseg_is_the_command() -> None:
     [
         ("rn", "no command 'rn'; did you mean 'run'?"),
         ("benhc", "no command 'benhc'; did you mean 'bench'?"),
-        ("xyzzy", "no command 'xyzzy'; commands: train, export, run"),
+        ("xyzzy", "no command 'xyzzy'; commands: train, export, build"),
         ("--bogus", "no option '--bogus'; commands: "),
         ("a\nb", "no command 'a\\nb'; commands: "),
     ],

@@ -192,7 +192,7 @@ def test_loading_takes_a_path_text_or_an_opened_bundle(tiny_bundle: Path) -> Non
 
 def test_a_static_bundle_runs_only_at_its_own_size(tiny_bundle: Path) -> None:
     assert Segmenter.load(tiny_bundle, size=(48, 64)).size == (48, 64)
-    with pytest.raises(UsageError, match="runs at 48x64 only; export it with --dynamic size"):
+    with pytest.raises(UsageError, match="runs at 48x64 only; export it with --sizes or --dynamic size"):
         Segmenter.load(tiny_bundle, size=(64, 48))
 
 
@@ -212,3 +212,13 @@ def test_saving_writes_the_class_map(segmenter: Segmenter, tmp_path: Path) -> No
     with Image.open(tmp_path / "mask.png") as image:
         assert image.mode == "P"
         assert np.array_equal(np.asarray(image), result.class_map)
+
+
+def test_a_bucketed_bundle_runs_at_its_sizes_only(tiny_bundle: Path) -> None:
+    static = Bundle.open(tiny_bundle)
+    sizes = ((48, 64), (96, 128))
+    bundle = Bundle(static.path, static.manifest.model_copy(update={"sizes": sizes}))
+    assert Segmenter.load(bundle).size == (48, 64)
+    assert Segmenter.load(bundle, size=(96, 128)).size == (96, 128)
+    with pytest.raises(UsageError, match="runs at 48x64, 96x128 only"):
+        Segmenter.load(bundle, size=(64, 64))

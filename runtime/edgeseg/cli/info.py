@@ -15,11 +15,12 @@ def main(ctx: typer.Context, bundle: BundleArgument) -> None:
     opened = Bundle.open(bundle)
     opened.check_files()
     manifest = opened.manifest
-    model, size = manifest.model, manifest.preprocessing
+    model = manifest.model
+    sizes = ", ".join(f"{height}x{width}" for height, width in manifest.sizes)
     facts = [
         ("model", f"{model.name}, {model.parameters:,} parameters, {model.gflops:.2f} GFLOPs"),
         ("input", f"{manifest.input.dtype} {_shape(manifest.input.shape)} RGB"),
-        ("size", f"{size.height}x{size.width}" + (", dynamic" if manifest.dynamic_size else "")),
+        ("size", sizes + (", dynamic" if manifest.dynamic_size else "")),
         ("outputs", ", ".join(f"{o.name} {o.dtype} {_shape(o.shape)}" for o in manifest.outputs)),
         ("classes", f"{manifest.labels.num_classes}: {', '.join(manifest.labels.names[:6])} ..."),
         ("made with", ", ".join(f"{k} {v}" for k, v in manifest.toolchain.items())),

@@ -75,7 +75,9 @@ class Command:
 
 COMMANDS = {
     "train": Command("edgeseg_train.cli", "Train a U-Net; writes a run folder.", "train"),
-    "export": Command("edgeseg_export.cli", "Export a run to a proven bundle.", "export"),
+    "export": Command("edgeseg_export.cli.export", "Export a run to a proven bundle.", "export"),
+    "build": Command("edgeseg_export.cli.build", "Build a TensorRT engine.", "tensorrt-rtx"),
+    "triton": Command("edgeseg_export.cli.triton", "Make a Triton model repository.", "export"),
     "run": Command("edgeseg.cli.run", "Segment pictures with a bundle.", "cpu"),
     "info": Command("edgeseg.cli.info", "Show what a bundle holds.", "cpu"),
     "verify": Command("edgeseg.cli.verify", "Replay PyTorch's answers on this machine.", "cpu"),

@@ -73,6 +73,8 @@ def choose(bundle: Bundle, backend: str = AUTO, variant: str | None = None) -> C
     entry = bundle.variant(variant)
     if entry.target == "cpu" and not on_cpu:
         raise UsageError(f"variant {show(variant)} is for CPUs and does not run on {chosen}")
+    if entry.precision == "bf16" and on_cpu:
+        raise UsageError(f"variant {show(variant)} has no kernels on {chosen}; use another variant")
     if failures := bundle.manifest.failures:
         raise ArtifactError(
             f"bundle {show(bundle.path)} was rejected at export: {'; '.join(failures)}"
@@ -81,10 +83,14 @@ def choose(bundle: Bundle, backend: str = AUTO, variant: str | None = None) -> C
 
 
 def variants_for(bundle: Bundle, backend: str) -> list[str]:
-    """Return the bundle's variants that are meant for a backend; errors as ``choose``."""
+    """Return the bundle's variants that are meant for a backend; errors as ``choose``.
+
+    CPUs run the variants for TensorRT, too, but only as a check: 8-bit there is emulated.
+    """
     on_cpu = choose(bundle, backend, "fp32").backend in CPU_BACKENDS
+    foreign = "tensorrt" if on_cpu else "cpu"
     variants = bundle.manifest.variants
-    return [name for name, entry in variants.items() if on_cpu or entry.target != "cpu"]
+    return [name for name, entry in variants.items() if entry.target != foreign]
 
 
 def check_backend(name: str) -> str:

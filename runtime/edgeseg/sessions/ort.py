@@ -18,6 +18,10 @@ PROVIDERS = {
     "ort:tensorrt": "TensorrtExecutionProvider",
 }
 
+# It quantises the float biases of Q/DQ convolutions to int32. With fp16 scales the quotient
+# bias / scale overflows fp16, and fp8 graphs become wrong altogether (seen in 1.32).
+_WRONG_FOR_TENSORRT_GRAPHS = ["WeightBiasQuantization"]
+
 
 def problem(backend: str) -> str | None:
     """Return why a backend cannot work here, with the fix, or None when nothing is known."""
@@ -51,9 +55,10 @@ class OrtSession:
             raise DeviceError(f"backend {backend} does not work here: {reason}")
         self.backend, self.variant = backend, variant
         self._input, self._outputs = bundle.manifest.input, bundle.manifest.outputs
-        model = bundle.read(bundle.variant(variant).file)
+        entry = bundle.variant(variant)
         name = f"{bundle.path}:{variant}"
-        self._session: Any = _create(model, PROVIDERS[backend], name)
+        model = bundle.read(entry.file)
+        self._session: Any = create_session(model, PROVIDERS[backend], name, entry.target)
         _check_graph(self._session, self._input, self._outputs, name)
 
     def infer(self, images_nhwc_u8: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -120,7 +125,13 @@ def _import(extra: str = "cpu") -> Any:
     return onnxruntime
 
 
-def _create(model: bytes, provider: str, name: str) -> Any:
+def create_session(model: bytes, provider: str, name: str, target: str) -> Any:
+    """Load a graph; ``target`` is the variant's.
+
+    Raises:
+        ArtifactError: ONNX Runtime cannot load it on the CPU.
+        DeviceError: the provider cannot load it, or is not used.
+    """
     onnxruntime = _import()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = cpu_threads()
@@ -128,7 +139,11 @@ def _create(model: bytes, provider: str, name: str) -> Any:
     options.add_session_config_entry("session.force_spinning_stop", "1")  # idle when not running
     try:
         session = onnxruntime.InferenceSession(
-            model, sess_options=options, providers=[provider], enable_fallback=0
+            model,
+            sess_options=options,
+            providers=[provider],
+            enable_fallback=0,
+            disabled_optimizers=_WRONG_FOR_TENSORRT_GRAPHS if target == "tensorrt" else None,
         )
     except Exception as error:  # ONNX Runtime's exceptions share no useful base class
         if provider == PROVIDERS["ort:cpu"]:

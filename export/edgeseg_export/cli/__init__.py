@@ -1,0 +1,1 @@
+"""The commands of this package: ``edgeseg export``, ``build`` and ``triton``."""

@@ -1,0 +1,102 @@
+"""The variants of a bundle: which there are, for which devices, and how each is made."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import onnx
+from onnx import TensorProto
+
+from edgeseg.errors import UsageError, show
+from edgeseg.manifest import Precision
+from edgeseg_export.graph import checked_bytes
+from edgeseg_export.precision import quantise
+from edgeseg_export.precision.calibration import Ranges
+from edgeseg_export.precision.half import to_half
+from edgeseg_export.precision.quantise import CPU, TENSORRT, Recipe, int8_to_fp8
+
+Target = Literal["cpu", "tensorrt", "all"]
+TARGETS: tuple[Target, ...] = get_args(Target)
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A variant: its precision, the devices it is for, and the Q/DQ rules of quantised ones."""
+
+    name: str
+    precision: Precision
+    target: Literal["any", "cpu", "tensorrt"]
+    recipe: Recipe | None = None
+
+    @property
+    def file(self) -> str:
+        """The name of its ONNX file in the bundle."""
+        return f"model.{self.name}.onnx"
+
+
+KINDS = (
+    Kind("fp32", "fp32", "any"),
+    Kind("fp16", "fp16", "any"),
+    Kind("bf16", "bf16", "tensorrt"),
+    Kind("int8-cpu", "int8", "cpu", CPU),
+    Kind("int8-trt", "int8", "tensorrt", TENSORRT),
+    Kind("fp8-trt", "fp8", "tensorrt", TENSORRT),
+)
+_DEFAULTS: dict[Target, tuple[Precision, ...]] = {
+    "cpu": ("fp32", "int8"),
+    "tensorrt": ("fp32", "fp16", "int8"),
+    "all": ("fp32", "fp16", "int8"),
+}
+
+
+def selected(precisions: Collection[Precision], target: Target) -> list[Kind]:
+    """Return the variants to make; fp32 is always one of them, because the others derive from it.
+
+    Args:
+        precisions: what was asked for; empty takes the target's usual ones.
+        target: which devices the quantised variants are for.
+
+    Raises:
+        UsageError: a precision that the target has no kernels for.
+    """
+    wanted = {"fp32", *(precisions or _DEFAULTS[target])}
+    chosen = [
+        kind
+        for kind in KINDS
+        if kind.precision in wanted and (target == "all" or kind.target in ("any", target))
+    ]
+    if missing := sorted(wanted - {kind.precision for kind in chosen}):
+        raise UsageError(
+            f"precision {show(missing[0])} is for TensorRT; add --target tensorrt (or all)"
+        )
+    return chosen
+
+
+def make(kind: Kind, master: bytes, ranges: Ranges, float_layers: Collection[str] = ()) -> bytes:
+    """Derive a variant from the fp32 master.
+
+    Args:
+        kind: which.
+        master: what ``edgeseg_export.graph.to_onnx`` returned.
+        ranges: of the master's tensors; used by quantised variants only.
+        float_layers: layers of a quantised variant to leave in floating point.
+
+    Raises:
+        ArtifactError: a weight does not fit the precision.
+    """
+    if kind.precision == "fp32":
+        return master
+    model = onnx.load_from_string(master)
+    if kind.precision == "bf16":
+        return checked_bytes(to_half(model, TensorProto.BFLOAT16))
+    if kind.recipe is None:
+        return checked_bytes(to_half(model, TensorProto.FLOAT16))
+    quantised = quantise.quantise(master, ranges, kind.recipe, float_layers)
+    if kind.target == "cpu":
+        return checked_bytes(quantised)
+    if kind.precision == "fp8":
+        quantised = int8_to_fp8(quantised, model)
+    return checked_bytes(to_half(quantised, TensorProto.FLOAT16))
