@@ -55,7 +55,7 @@ def manifest_of(
             name="unet",
             weights_sha256=weights_sha256,
             parameters=count_parameters(network.unet),
-            gflops=_gflops(network, sizes[0]),
+            gflops=count_gflops(network, sizes[0]),
             size_multiple=config.model.size_multiple,
             config=config.model.model_dump(mode="json"),
         ),
@@ -96,7 +96,7 @@ def describe_variant(
     )
 
 
-def _gflops(network: SegmentationNetwork, size: tuple[int, int]) -> float:
+def count_gflops(network: SegmentationNetwork, size: tuple[int, int]) -> float:
     """Count 2 operations per multiply-add of one forward pass at ``size``."""
     counter = FlopCounterMode(display=False)
     with counter, torch.inference_mode():

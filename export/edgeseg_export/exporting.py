@@ -29,7 +29,7 @@ from edgeseg.manifest import (
 from edgeseg.sessions import open_session
 from edgeseg.verify import verify
 from edgeseg_export import material
-from edgeseg_export.describe import describe_variant, manifest_of
+from edgeseg_export.describe import count_gflops, describe_variant, manifest_of
 from edgeseg_export.graph import to_onnx
 from edgeseg_export.options import Options, Size
 from edgeseg_export.parity.evaluation import Evaluation
@@ -38,7 +38,12 @@ from edgeseg_export.parity.measure import measure
 from edgeseg_export.precision.budget import fit
 from edgeseg_export.precision.calibration import Ranges, observe
 from edgeseg_export.precision.quantise import quantisable
-from edgeseg_export.precision.sensitivity import Sensitivity, measure_sensitivity, picture
+from edgeseg_export.precision.sensitivity import (
+    PREFIX,
+    Sensitivity,
+    measure_sensitivity,
+    picture,
+)
 from edgeseg_export.precision.variants import Kind, make, selected
 from edgeseg_train.run_folder import load_network, read_config, weights_sha256
 
@@ -149,7 +154,7 @@ class _Workshop:
 
     def _keep(self, ranking: Sensitivity | None) -> None:
         if ranking is not None:
-            stem = f"sensitivity.{ranking.variant}"
+            stem = f"{PREFIX}{ranking.variant}"
             self.files[f"{stem}.json"] = (ranking.model_dump_json(indent=2) + "\n").encode()
             self.files[f"{stem}.png"] = picture(ranking)
 
@@ -160,7 +165,8 @@ def _assemble(run: Path, folder: Path, options: Options, tell: Tell) -> Manifest
     network = load_network(run, config)
     preprocessing, sizes = options.preprocessing(config), options.all_sizes(config)
     source = material.open_data(config, options)
-    images = {size: material.evaluation_images(source, options, size) for size in sizes}
+    judging = options.judging_images(count_gflops(network, sizes[0]))
+    images = {size: material.evaluation_images(source, judging, size) for size in sizes}
     quantised = any(kind.recipe for kind in kinds)
     calibration = material.calibration_images(source, options, sizes) if quantised else None
     if calibration:
@@ -171,10 +177,7 @@ def _assemble(run: Path, folder: Path, options: Options, tell: Tell) -> Manifest
         master,
         {},
         None,
-        {
-            size: material.evaluate(network, source, options, stack)
-            for size, stack in images.items()
-        },
+        {size: material.evaluate(network, source, stack) for size, stack in images.items()},
         options,
         tell,
     )

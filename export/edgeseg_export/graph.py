@@ -29,6 +29,7 @@ INPUT = "images"
 CLASS_MAP = "class_map"
 LOGITS = "logits"
 MAX_BATCH = 1024
+MAX_BYTES = 2**31 - 2**20  # a protobuf file ends at 2 GiB; the rest is for the graph
 
 OutputKind = Literal["classmap", "logits", "both"]
 
@@ -90,8 +91,9 @@ def to_onnx(
         A checked ONNX file; the same network gives the same bytes.
 
     Raises:
-        ArtifactError: the exporter or the checker refuses the network.
+        ArtifactError: the exporter or the checker refuses the network, or it is too large.
     """
+    _check_size(network)
     deployed = fold_batch_norm(network)
     deployed.pad = not dynamic_size
     multiple = network.unet.config.size_multiple
@@ -120,6 +122,15 @@ def to_onnx(
         raise ArtifactError(f"the ONNX exporter failed: {first_line(cause)}") from error
     _clean(model)
     return checked_bytes(model)
+
+
+def _check_size(network: SegmentationNetwork) -> None:
+    weights = sum(tensor.numel() * 4 for tensor in network.parameters())
+    if weights > MAX_BYTES:
+        raise ArtifactError(
+            f"the network has {weights / 1e9:.2f} GB of weights, but an ONNX file holds at most "
+            f"{MAX_BYTES / 1e9:.2f} GB; train one with fewer features"
+        )
 
 
 def tensor_specs(

@@ -12,7 +12,7 @@ from edgeseg.preprocess import resize_image
 from edgeseg_export.options import Options, Size
 from edgeseg_export.parity.evaluation import Evaluation, evaluate_torch
 from edgeseg_export.precision.calibration import CalibrationImages
-from edgeseg_train.data import DataSource, Split, drawn, open_source
+from edgeseg_train.data import DataSource, drawn, open_source
 from edgeseg_train.run_folder import RunConfig
 from edgeseg_train.unet import SegmentationNetwork
 
@@ -50,29 +50,25 @@ def calibration_images(
     )
 
 
-def evaluation_images(source: DataSource, options: Options, size: Size) -> NDArray[np.uint8]:
-    """Return preprocessed validation images, uint8 (N, H, W, 3)."""
+def evaluation_images(source: DataSource, count: int, size: Size) -> NDArray[np.uint8]:
+    """Return up to ``count`` preprocessed validation images, uint8 (N, H, W, 3)."""
     split = source.split("val")
-    indices = _judging(split, options)
-    return np.stack([resize_image(split.image(i), *size) for i in indices])
+    chosen = drawn(len(split.names), count)
+    return np.stack([resize_image(split.image(i), *size) for i in chosen])
 
 
 def evaluate(
     network: SegmentationNetwork,
     source: DataSource,
-    options: Options,
     images: NDArray[np.uint8],
 ) -> Evaluation:
     """Return PyTorch's answers on ``evaluation_images``, with the truth."""
     split = source.split("val")
-    return evaluate_torch(network, images, [split.mask(i) for i in _judging(split, options)])
+    chosen = drawn(len(split.names), len(images))
+    return evaluate_torch(network, images, [split.mask(i) for i in chosen])
 
 
 def public_name(spec: str) -> str:
     """Return a data set's name without the folders above it: bundles travel."""
     kind, separator, rest = spec.partition(":")
     return f"{kind}{separator}{Path(rest).name}" if separator else kind
-
-
-def _judging(split: Split, options: Options) -> list[int]:
-    return list(drawn(len(split.names), options.parity_images))

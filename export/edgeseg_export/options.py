@@ -14,6 +14,9 @@ from edgeseg_train.run_folder import RunConfig
 
 Size = tuple[int, int]
 
+MIN_IMAGES, MAX_IMAGES = 24, 64
+GFLOPS = 2400.0  # of judging images by default: about a minute on two cores
+
 
 @dataclass(frozen=True)
 class Options:
@@ -29,7 +32,8 @@ class Options:
         calibration: data set for calibration (train images) and parity (val images).
         calibration_images: how many train images calibrate.
         calibration_method: how their ranges are chosen.
-        parity_images: how many val images every variant is measured on.
+        parity_images: how many val images every variant is measured on; None takes 64, and
+            fewer, down to 24, for networks above 37 GFLOPs, so that an export takes a minute.
         min_agreement, max_miou_drop, max_wide_flips: gates, 0..1, see ``Gates``; they can
             tighten fp32's, not loosen them.
         sensitivity: rank the layers of quantised variants even when their gates hold.
@@ -43,11 +47,17 @@ class Options:
     calibration: str | None = None
     calibration_images: int = 100
     calibration_method: CalibrationMethod = "minmax"
-    parity_images: int = 64
+    parity_images: int | None = None
     min_agreement: float | None = None
     max_miou_drop: float | None = None
     max_wide_flips: float | None = None
     sensitivity: bool = False
+
+    def judging_images(self, gflops: float) -> int:
+        """Return how many val images judge a network of so many GFLOPs."""
+        if self.parity_images is not None:
+            return self.parity_images
+        return min(MAX_IMAGES, max(MIN_IMAGES, int(GFLOPS // max(gflops, 1e-9))))
 
     @property
     def free_size(self) -> bool:

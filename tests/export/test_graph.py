@@ -13,6 +13,8 @@ import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
 
+from edgeseg.errors import ArtifactError
+from edgeseg_export import graph
 from edgeseg_export.graph import fold_batch_norm, tensor_specs, to_onnx
 from edgeseg_train.unet import SegmentationNetwork
 
@@ -178,3 +180,11 @@ def test_exporting_in_two_processes_gives_the_same_bytes(tiny_run: Path) -> None
         for seed in ("1", "2")
     }
     assert len(hashes) == 1
+
+
+def test_e7_a_network_too_large_for_one_file_is_refused_before_the_work(
+    make_network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graph, "MAX_BYTES", 1000)
+    with pytest.raises(ArtifactError, match="GB of weights, but an ONNX file holds at most"):
+        to_onnx(make_network(), 16, 16)

@@ -192,7 +192,9 @@ def test_loading_takes_a_path_text_or_an_opened_bundle(tiny_bundle: Path) -> Non
 
 def test_a_static_bundle_runs_only_at_its_own_size(tiny_bundle: Path) -> None:
     assert Segmenter.load(tiny_bundle, size=(48, 64)).size == (48, 64)
-    with pytest.raises(UsageError, match="runs at 48x64 only; export it with --sizes or --dynamic size"):
+    with pytest.raises(
+        UsageError, match="runs at 48x64 only; export it with --sizes or --dynamic size"
+    ):
         Segmenter.load(tiny_bundle, size=(64, 48))
 
 

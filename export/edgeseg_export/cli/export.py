@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,6 +18,8 @@ from edgeseg_export.graph import OutputKind
 from edgeseg_export.options import Options, Size
 from edgeseg_export.parity.layers import LayerReport, debug_layers
 from edgeseg_export.precision.calibration import MIN_IMAGES
+from edgeseg_export.precision.sensitivity import PREFIX as SENSITIVITY
+from edgeseg_export.precision.sensitivity import Sensitivity
 from edgeseg_export.precision.variants import PRECISIONS, Target
 
 GATES = "; by precision, fp32's can only be tightened"
@@ -55,8 +58,11 @@ def main(
         CalibrationMethod, typer.Option(help="How the ranges of activations are chosen.")
     ] = "minmax",
     parity_images: Annotated[
-        int, typer.Option(min=1, help="At most so many val images judge every variant.")
-    ] = 64,
+        int | None,
+        typer.Option(
+            min=1, help="So many val images judge; default: 64, down to 24 for large networks."
+        ),
+    ] = None,
     max_miou_drop: Annotated[
         float | None, typer.Option(min=0, max=1, help=f"Gate: loss of mIoU{GATES}.")
     ] = None,
@@ -116,8 +122,34 @@ def main(
         manifest = export(run, out, options, force=force, tell=printer.note)
         printer.result(
             {"bundle": str(out), **manifest.model_dump(mode="json")},
-            [_summary(manifest), f"{out}: all gates passed", f"next: edgeseg verify {out}"],
+            [
+                _summary(manifest),
+                *_rankings(out, manifest),
+                f"{out}: all gates passed",
+                f"next: edgeseg verify {out}",
+            ],
         )
+
+
+def _rankings(bundle: Path, manifest: Manifest) -> Iterator[str | Table]:
+    for name in sorted(manifest.files):
+        if not (name.startswith(SENSITIVITY) and name.endswith(".json")):
+            continue
+        ranking = Sensitivity.model_validate_json((bundle / name).read_bytes())
+        rows = [
+            (
+                entry.layer,
+                f"{entry.changed:.3%}",
+                f"{entry.miou_drop:+.4f}",
+                "float" if entry.in_float else "",
+            )
+            for entry in ranking.layers
+        ]
+        columns = ("layer quantised alone", ">pixels changed", ">mIoU drop", "shipped in")
+        title = f"{ranking.variant}: sensitivity on {ranking.images} images, see {name[:-4]}png"
+        yield ""
+        yield table(columns, rows, title=title)
+        yield ""
 
 
 def _debug(run: Path, options: Options, printer: Output) -> None:

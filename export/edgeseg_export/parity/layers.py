@@ -102,7 +102,7 @@ def debug_layers(
     network = load_network(run, config)
     sizes = options.all_sizes(config)
     source = material.open_data(config, options)
-    images = material.evaluation_images(source, options, sizes[0])[:IMAGES]
+    images = material.evaluation_images(source, IMAGES, sizes[0])
     master = to_onnx(network, *sizes[0], output=options.output, dynamic_size=options.free_size)
     calibration = material.calibration_images(source, options, sizes)
     quantised = any(kind.recipe for kind in kinds)

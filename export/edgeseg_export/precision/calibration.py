@@ -32,6 +32,9 @@ _METHODS = {
     "percentile": OrtMethod.Percentile,
 }
 
+# With as many bins as quantised levels, ONNX Runtime's default, entropy could cut nothing off.
+_OPTIONS = {"minmax": {}, "entropy": {"num_bins": 512}, "percentile": {}}
+
 # Tensor name to the smallest and largest value that the quantiser shall represent.
 Ranges = Mapping[str, tuple[float, float]]
 
@@ -119,7 +122,9 @@ def observe(
     with tempfile.TemporaryDirectory() as folder, quiet():
         source, augmented = Path(folder, "fp32.onnx"), Path(folder, "augmented.onnx")
         source.write_bytes(master)
-        calibrator = create_calibrator(source, None, str(augmented), _METHODS[method])
+        calibrator = create_calibrator(
+            source, None, str(augmented), _METHODS[method], extra_options=_OPTIONS[method]
+        )
         # ONNX Runtime calibrates without graph optimisations, at a third of the speed.
         calibrator.infer_session = _session(augmented)
         for done, image in enumerate(images, 1):

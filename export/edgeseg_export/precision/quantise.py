@@ -31,6 +31,7 @@ from edgeseg_export.precision.calibration import Ranges, layer_name
 _FP8_LARGEST = 448.0  # of float8 e4m3fn
 _INT8_LARGEST = 127.0
 _SMALLEST_NORMAL_FP16 = 2.0**-14
+_LEAST_RANGE = _SMALLEST_NORMAL_FP16 * (_INT8_LARGEST + 1)
 
 
 @dataclass(frozen=True)
@@ -92,11 +93,7 @@ def quantise(
         source.write_bytes(master)
         model = load_model_with_shape_infer(source)
         allowed = set(quantisable(master, recipe)) - set(float_layers)
-        excluded = [
-            node.name
-            for node in model.graph.node
-            if node.op_type == "Conv" and layer_name(node) not in allowed
-        ]
+        excluded = _excluded(model, allowed)
         known = _tied(model, ranges) if recipe.tie else ranges
         arrays = {
             name: tuple(np.array(bound, dtype=np.float32) for bound in _usable(bounds))
@@ -119,10 +116,33 @@ def quantise(
         return onnx.load(target)
 
 
+def _excluded(model: onnx.ModelProto, allowed: Collection[str]) -> list[str]:
+    """Return the nodes that stay float: all other layers, and what only they read from.
+
+    Otherwise the 8-bit pooling and concatenation in front of a float layer would still hurt it.
+    """
+    read: set[str] = set()
+    excluded = []
+    for node in reversed(model.graph.node):
+        if node.op_type == "Conv":
+            quantised = layer_name(node) in allowed
+        elif node.op_type in ("Concat", "DepthToSpace", "MaxPool"):
+            quantised = node.output[0] in read
+        else:
+            continue
+        if quantised:
+            read.update(node.input)
+        else:
+            excluded.append(node.name)
+    return excluded
+
+
 def _options(recipe: Recipe) -> dict[str, Any]:
     options: dict[str, Any] = {"ActivationSymmetric": recipe.symmetric}
     if not recipe.outputs:
         options |= {
+            # A channel of tiny weights, as a folded batch norm leaves, needs a normal scale, too.
+            "MinimumRealRange": 2 * _LEAST_RANGE,
             "OpTypesToExcludeOutputQuantization": ["Conv"],
             "QuantizeBias": False,
             "QDQDisableWeightAdjustForInt32Bias": True,
@@ -136,8 +156,7 @@ def _options(recipe: Recipe) -> dict[str, Any]:
 def _usable(bounds: tuple[float, float]) -> tuple[float, float]:
     """Widen a range so that its scale is a normal fp16 number: 8 bits of next to nothing."""
     low, high = bounds
-    least = _SMALLEST_NORMAL_FP16 * (_INT8_LARGEST + 1)
-    return (low, high) if max(-low, high) >= least else (min(low, 0.0), least)
+    return (low, high) if max(-low, high) >= _LEAST_RANGE else (min(low, 0.0), _LEAST_RANGE)
 
 
 def _tied(model: onnx.ModelProto, ranges: Ranges) -> Ranges:

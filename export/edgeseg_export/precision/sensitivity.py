@@ -14,6 +14,7 @@ from edgeseg.manifest import Share
 from edgeseg_export.parity.evaluation import Evaluation, mean_iou
 from edgeseg_export.parity.measure import Judged, compare_with_torch
 
+PREFIX = "sensitivity."  # of its files in the bundle
 IMAGES = 16  # a ranking needs fewer images than a gate
 
 
