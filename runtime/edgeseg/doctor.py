@@ -10,6 +10,8 @@ from typing import Any
 
 from edgeseg import __version__
 from edgeseg.cpu import cpu_threads
+from edgeseg.engines.library import FLAVOURS, Flavour, load
+from edgeseg.errors import DeviceError
 from edgeseg.sessions import BACKENDS, ort
 
 PACKAGES = (
@@ -23,12 +25,17 @@ PACKAGES = (
     "lightning",
     "onnx",
     "tensorrt",
+    "tensorrt-rtx-cu13-bindings",
 )
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The state of this machine; ``backends`` maps a name to what is wrong, or None if it works."""
+    """The state of this machine.
+
+    ``backends`` and ``builders`` (of engines, for ``edgeseg build``) map a name to what is wrong
+    with it, or to None if it works.
+    """
 
     edgeseg: str
     python: str
@@ -36,6 +43,7 @@ class Diagnosis:
     cpu_threads: int
     packages: dict[str, str | None]
     backends: dict[str, str | None]
+    builders: dict[str, str | None]
     warnings: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -53,8 +61,17 @@ def diagnose() -> Diagnosis:
         cpu_threads=cpu_threads(),
         packages=packages,
         backends={name: ort.problem(name) for name in BACKENDS},
+        builders={flavour: _builder_problem(flavour) for flavour in FLAVOURS},
         warnings=tuple(_warnings(packages)),
     )
+
+
+def _builder_problem(flavour: Flavour) -> str | None:
+    try:
+        load(flavour)
+    except DeviceError as error:
+        return str(error)
+    return None
 
 
 def _version(package: str) -> str | None:

@@ -80,3 +80,10 @@ def test_torch_without_torchvision_is_a_warning(monkeypatch: pytest.MonkeyPatch)
     assert 'pip install "edgeseg[train]"' in warning
     versions(monkeypatch, {"torch": "2.11", "torchvision": "0.26"})
     assert doctor.diagnose().warnings == ()
+
+
+def test_engine_builders_work_or_say_how_to_get_them() -> None:
+    builders = diagnose().builders
+    assert set(builders) == {"tensorrt", "tensorrt-rtx"}
+    for problem in builders.values():
+        assert problem is None or "pip install" in problem

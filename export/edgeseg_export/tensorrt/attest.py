@@ -15,6 +15,8 @@ from edgeseg.engines.library import Library
 from edgeseg.errors import ArtifactError, show
 from edgeseg.manifest import Precision
 
+# Layers of an 8-bit variant that are too sensitive compute in fp16; none may fall back to fp32.
+_ALLOWED: dict[Precision, set[str]] = {"int8": {"int8", "fp16"}, "fp8": {"fp8", "fp16"}}
 _NAMES = {"FLOAT": "fp32", "HALF": "fp16"}
 
 
@@ -54,15 +56,13 @@ def check_network(found: NetworkAttestation, requested: Precision, name: str) ->
     """Check that the convolutions have the precision that the variant claims.
 
     Raises:
-        ArtifactError: none has it; or, for fp32, one has another.
+        ArtifactError: none has it, or one has another than the variant may hold.
     """
     counts = Counter(convolution.precision for convolution in found.convolutions)
     weights = Counter(convolution.weights_precision for convolution in found.convolutions)
-    if requested == "fp32":
-        fits = counts.keys() == {"fp32"}
-    else:  # 8-bit weights alone count: that is all that TensorRT-RTX does with int8
-        fits = counts[requested] + weights[requested] > 0
-    if not fits:
+    # 8-bit weights alone count: that is all that TensorRT-RTX does with int8.
+    present = counts[requested] + weights[requested] > 0
+    if not present or counts.keys() - _ALLOWED.get(requested, {requested}):
         there = ", ".join(f"{n} {precision}" for precision, n in counts.items()) or "none"
         raise ArtifactError(
             f"{show(name)} is to be {requested} but its convolutions are: {there}; an engine of "

@@ -18,6 +18,7 @@ def main(ctx: typer.Context) -> None:
     ]
     packages = [(name, version or "-") for name, version in found.packages.items()]
     backends = [(name, problem or "works") for name, problem in found.backends.items()]
+    builders = [(name, problem or "works") for name, problem in found.builders.items()]
     warnings = [f"warning: {text}" for text in found.warnings]
     ctx.obj.result(
         found.to_dict(),
@@ -27,6 +28,8 @@ def main(ctx: typer.Context) -> None:
             table(("package", "version"), packages),
             "",
             table(("backend", "state"), backends),
+            "",
+            table(("engine builder", "state"), builders),
             *warnings,
         ],
     )
