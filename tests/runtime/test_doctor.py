@@ -83,7 +83,7 @@ def test_torch_without_torchvision_is_a_warning(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_engine_builders_work_or_say_how_to_get_them() -> None:
-    builders = diagnose().builders
+    builders = doctor.diagnose().builders
     assert set(builders) == {"tensorrt", "tensorrt-rtx"}
     for problem in builders.values():
         assert problem is None or "pip install" in problem
