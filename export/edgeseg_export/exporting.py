@@ -49,6 +49,8 @@ from edgeseg_train.run_folder import load_network, read_config, weights_sha256
 
 Tell = Callable[[str], None]
 
+WORST = 3  # classes named in the message of a missed gate
+
 
 def export(
     run: Path,
@@ -80,7 +82,8 @@ def export(
         manifest = _assemble(run, folder, options, tell)
         if failures := manifest.failures:
             replace_folder(folder, rejected)
-            raise GateFailed(f"{'; '.join(failures)}; the bundle was left as {show(rejected)}")
+            causes = [*failures, *_hints(manifest)]
+            raise GateFailed(f"{'; '.join(causes)}; the bundle was left as {show(rejected)}")
     return manifest
 
 
@@ -229,6 +232,26 @@ def _line(kind: Kind, parity: Parity) -> str:
         f"{kind.name}: {parity.agreement:.4%} of pixels as PyTorch on {parity.images} images, "
         f"mIoU {parity.miou:.4f} ({parity.miou - parity.torch_miou:+.4f}){verdict}"
     )
+
+
+def _hints(manifest: Manifest) -> list[str]:
+    """Say of each variant that missed a gate how far its logits are and which classes suffer."""
+    hints = []
+    for name, variant in manifest.variants.items():
+        if not variant.failures:
+            continue
+        parity = variant.parity
+        drops = sorted(
+            (delta, label)
+            for delta, label in zip(parity.class_iou_delta, manifest.labels.names, strict=True)
+            if delta is not None and delta < 0
+        )
+        hint = f"{name}: logits differ by up to {parity.logits.max:.3g}"
+        if drops:
+            worst = ", ".join(f"{show(label)} {delta:+.4f}" for delta, label in drops[:WORST])
+            hint += f", IoU fell most for {worst}"
+        hints.append(hint)
+    return hints
 
 
 def _reference_bytes(reference: Reference) -> bytes:

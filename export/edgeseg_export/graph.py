@@ -119,8 +119,11 @@ def to_onnx(
         cause = _root_cause(error)
         if isinstance(cause, KeyboardInterrupt):  # the exporter wraps that, too
             raise cause from None
-        raise ArtifactError(f"the ONNX exporter failed: {first_line(cause)}") from error
+        raise ArtifactError(
+            f"the ONNX exporter failed at opset {OPSET}: {first_line(cause)}"
+        ) from error
     _clean(model)
+    _check_opset(model)
     return checked_bytes(model)
 
 
@@ -130,6 +133,16 @@ def _check_size(network: SegmentationNetwork) -> None:
         raise ArtifactError(
             f"the network has {weights / 1e9:.2f} GB of weights, but an ONNX file holds at most "
             f"{MAX_BYTES / 1e9:.2f} GB; train one with fewer features"
+        )
+
+
+def _check_opset(model: onnx.ModelProto) -> None:
+    """The exporter falls back to another opset without an error where it cannot convert."""
+    found = {entry.domain: entry.version for entry in model.opset_import}
+    if found.get("") != OPSET:
+        raise ArtifactError(
+            f"the ONNX exporter wrote opset {found.get('')} instead of {OPSET}; install the "
+            "versions of torch and onnxscript that this release asks for"
         )
 
 

@@ -6,15 +6,19 @@ and then renamed. A command that fails leaves what was there before.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import shutil
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from edgeseg.errors import UsageError, show
+
+STALE_S = 24 * 3600
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -77,6 +81,7 @@ def staged_folder(target: Path, marker: str, *, force: bool) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = target.with_name(f".{target.name}.partial-{os.getpid()}")
     shutil.rmtree(staging, ignore_errors=True)
+    _remove_stale(target)
     staging.mkdir()
     try:
         yield staging
@@ -84,6 +89,26 @@ def staged_folder(target: Path, marker: str, *, force: bool) -> Iterator[Path]:
         replace_folder(staging, target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _remove_stale(target: Path) -> None:
+    """Remove what killed processes left: a day old, because others may run on another machine."""
+    for staging in target.parent.glob(f".{glob.escape(target.name)}.partial-*"):
+        number = staging.name.rpartition("-")[2]
+        with suppress(OSError):  # another process removes it, too
+            old = time.time() - staging.stat().st_mtime > STALE_S
+            if old and number.isdigit() and not _is_running(int(number)):
+                shutil.rmtree(staging)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # somebody else's, or no process at all
+        return True
+    return True
 
 
 def _keep_if_taken(staging: Path, target: Path, marker: str, *, force: bool) -> None:

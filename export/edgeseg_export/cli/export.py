@@ -87,7 +87,7 @@ def main(
         ),
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
-) -> None:
+) -> int:
     """Export a trained run to a bundle and measure each variant against PyTorch.
 
     A quantised variant that misses a gate gets its most sensitive layers back in floating point
@@ -115,20 +115,20 @@ def main(
     )
     printer: Output = ctx.obj
     if layers:
-        _debug(run, options, printer)
-    elif out is None:
+        return _debug(run, options, printer)
+    if out is None:
         raise UsageError("give the bundle to write with --out")
-    else:
-        manifest = export(run, out, options, force=force, tell=printer.note)
-        printer.result(
-            {"bundle": str(out), **manifest.model_dump(mode="json")},
-            [
-                _summary(manifest),
-                *_rankings(out, manifest),
-                f"{out}: all gates passed",
-                f"next: edgeseg verify {out}",
-            ],
-        )
+    manifest = export(run, out, options, force=force, tell=printer.note)
+    printer.result(
+        {"bundle": str(out), **manifest.model_dump(mode="json")},
+        [
+            _summary(manifest),
+            *_rankings(out, manifest),
+            f"{out}: all gates passed",
+            f"next: edgeseg verify {out}",
+        ],
+    )
+    return 0
 
 
 def _rankings(bundle: Path, manifest: Manifest) -> Iterator[str | Table]:
@@ -152,15 +152,17 @@ def _rankings(bundle: Path, manifest: Manifest) -> Iterator[str | Table]:
         yield ""
 
 
-def _debug(run: Path, options: Options, printer: Output) -> None:
+def _debug(run: Path, options: Options, printer: Output) -> int:
     reports = debug_layers(run, options, tell=printer.note)
     document = {"reports": [report.to_dict() for report in reports]}
     parts: list[str | Table] = []
     for report in reports:
         parts += [_layer_table(report), report.verdict, ""]
     printer.result(document, parts)
-    if off := [report.verdict for report in reports if report.first_off is not None]:
-        raise GateFailed("; ".join(off))
+    off = [report.verdict for report in reports if report.first_off is not None]
+    for verdict in off:
+        printer.error(verdict)
+    return GateFailed.exit_code if off else 0
 
 
 def _layer_table(report: LayerReport) -> Table:

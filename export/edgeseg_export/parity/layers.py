@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
 from torch import nn
 
 from edgeseg.manifest import Precision
@@ -24,6 +24,7 @@ from edgeseg.sessions.ort import PROVIDERS, create_session
 from edgeseg_export import material
 from edgeseg_export.graph import INPUT, fold_batch_norm, to_onnx
 from edgeseg_export.options import Options
+from edgeseg_export.parity.judge import as_nchw, watch
 from edgeseg_export.precision.calibration import layer_name, observe
 from edgeseg_export.precision.half import emulate_bfloat16
 from edgeseg_export.precision.variants import Kind, make, selected
@@ -84,9 +85,15 @@ class LayerReport:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all values, with the verdict, for JSON."""
+        """Return all values, with the verdict, for JSON: None stands for what is no number."""
         first = self.first_off.layer if self.first_off else None
-        return {**asdict(self), "first_off": first}
+        layers = [_finite(asdict(layer)) for layer in self.layers]
+        return {**asdict(self), "layers": layers, "first_off": first}
+
+
+def _finite(values: dict[str, Any]) -> dict[str, Any]:
+    bad = [key for key, value in values.items() if isinstance(value, float) and not isfinite(value)]
+    return {**values, **dict.fromkeys(bad)}
 
 
 def debug_layers(
@@ -111,7 +118,7 @@ def debug_layers(
     reports = []
     for kind in kinds:
         tell(f"{kind.name}: comparing {len(expected)} layers on {len(images)} images")
-        found = onnx_outputs(kind, make(kind, master, ranges), images)
+        found = onnx_outputs(kind, master, make(kind, master, ranges), images)
         reports.append(_report(kind, expected, found))
     return reports
 
@@ -120,54 +127,79 @@ def debug_layers(
 def torch_outputs(
     network: SegmentationNetwork, images: NDArray[np.uint8]
 ) -> dict[str, NDArray[np.float32]]:
-    """Return the output of each convolution, batch norm folded in, float32 (N, C, h, w)."""
+    """Return the output of each weighted layer, batch norm folded in, float32 (N, C, h, w).
+
+    Of upsampling layers that is the enlarged result, whichever nodes make it in a graph.
+    """
     folded = fold_batch_norm(network)
     outputs: dict[str, list[NDArray[np.float32]]] = {}
 
-    def watch(name: str) -> Callable[[nn.Module, Any, torch.Tensor], None]:
+    def keep(name: str) -> Callable[[nn.Module, Any, torch.Tensor], None]:
         # Cloned, because an in-place activation behind the layer would overwrite it.
         return lambda module, args, out: outputs.setdefault(name, []).append(out.clone().numpy())
 
     for name, module in folded.unet.named_modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            module.register_forward_hook(watch(name))
+        if isinstance(module, nn.PixelShuffle):
+            module.register_forward_hook(keep(_convolution_before(name)))
+        elif isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and not _shuffled(folded, name):
+            module.register_forward_hook(keep(name))
     for image in images:
         folded(torch.tensor(image)[None])
     return {name: np.concatenate(parts) for name, parts in outputs.items()}
 
 
+def _convolution_before(shuffle: str) -> str:
+    return f"{shuffle.rpartition('.')[0]}.0"
+
+
+def _shuffled(network: SegmentationNetwork, convolution: str) -> bool:
+    names = {n for n, m in network.unet.named_modules() if isinstance(m, nn.PixelShuffle)}
+    return convolution in {_convolution_before(name) for name in names}
+
+
 def onnx_outputs(
-    kind: Kind, model: bytes, images: NDArray[np.uint8]
+    kind: Kind, master: bytes, model: bytes, images: NDArray[np.uint8]
 ) -> dict[str, NDArray[np.float32]]:
-    """Return the same from a variant, by the layers' names in PyTorch."""
+    """Return the same from a variant of ``master``, by the layers' names in PyTorch."""
     graph = onnx.load_from_string(model)
     if kind.precision == "bf16":
         graph = emulate_bfloat16(graph)
-    watched = _watch(graph)
+    watched = _watch(graph, _enlarged(onnx.load_from_string(master)))
     session = create_session(
         graph.SerializeToString(), PROVIDERS["ort:cpu"], kind.name, kind.target
     )
-    runs = [session.run(list(watched.values()), {INPUT: image[None]}) for image in images]
-    return {name: np.concatenate([run[i] for run in runs]) for i, name in enumerate(watched)}
+    outputs = [output for outputs in watched.values() for output in outputs]
+    found: dict[str, list[NDArray[np.float32]]] = {layer: [] for layer in watched}
+    for image in images:
+        values = dict(zip(outputs, session.run(outputs, {INPUT: image[None]}), strict=True))
+        for layer, names in watched.items():
+            found[layer].append(as_nchw([values[name] for name in names], image.shape[:2]))
+    return {layer: np.concatenate(parts) for layer, parts in found.items()}
 
 
-def _watch(model: onnx.ModelProto) -> dict[str, str]:
-    """Make each convolution's result a float32 output; return layer name to output name."""
+def _enlarged(master: onnx.ModelProto) -> dict[str, str]:
+    """Return the tensor that each upsampling layer of the master ends in."""
+    shuffled = {n.input[0]: n.output[0] for n in master.graph.node if n.op_type == "DepthToSpace"}
+    return {
+        layer_name(node): shuffled.get(node.output[0], node.output[0])
+        for node in master.graph.node
+        if node.op_type == "ConvTranspose" or node.output[0] in shuffled
+    }
+
+
+def _watch(model: onnx.ModelProto, enlarged: dict[str, str]) -> dict[str, list[str]]:
+    """Make each layer's results float32 outputs; return layer name to output names."""
     made_by = {name: node for node in model.graph.node for name in node.output}
-    watched: dict[str, str] = {}
-    extra = []
-    for node in model.graph.node:
-        if node.op_type not in ("Conv", "ConvTranspose"):
+    watched: dict[str, list[str]] = {}
+    for node in list(model.graph.node):
+        if node.op_type not in ("Conv", "ConvTranspose", "Gemm"):
             continue
         weight = made_by.get(node.input[1])
         layer = layer_name(weight or node, 0 if weight else 1)
-        watched[layer] = f"{layer}_watched"
-        extra.append(
-            helper.make_node("Cast", [node.output[0]], [watched[layer]], to=TensorProto.FLOAT)
-        )
-        value = helper.make_tensor_value_info(watched[layer], TensorProto.FLOAT, [None] * 4)
-        model.graph.output.append(value)
-    model.graph.node.extend(extra)
+        output = f"{layer}_watched{len(watched.get(layer, []))}"
+        watched.setdefault(layer, []).append(output)
+        source = enlarged.get(layer, node.output[0])
+        watch(model, source, output)
     return watched
 
 
@@ -178,6 +210,8 @@ def _report(
 ) -> LayerReport:
     layers = []
     for name, signal in expected.items():
+        height, width = found[name].shape[2:]  # some graphs crop before the head, some behind it
+        signal = signal[:, :, :height, :width]
         difference = found[name].astype(np.float64) - signal
         power = float(np.sqrt(np.mean(signal.astype(np.float64) ** 2)))
         error = float(np.sqrt(np.mean(difference**2)))

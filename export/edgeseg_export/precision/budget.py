@@ -1,7 +1,8 @@
 """Quantise within an accuracy budget: the worst layers go back to floating point.
 
 When a fully quantised variant misses a gate, its layers are ranked by sensitivity, and the
-shortest list of the most sensitive ones is searched that, left in floating point, passes.
+shortest list of the most sensitive ones is searched that, left in floating point, passes. At least
+one layer stays quantised: a variant must not be something else than its name says.
 """
 
 from __future__ import annotations
@@ -68,5 +69,8 @@ def fit(
             failing = middle
         else:
             passing, best = middle, parity
+    if passing == len(layers):
+        tell("only with every layer in floating point do the gates hold: that is no quantisation")
+        return Fit((), whole, ranking)
     chosen = tuple(layers[:passing])
     return Fit(chosen, best, ranking.with_float(chosen))

@@ -4,7 +4,6 @@ The normalisation stays in fp32: it is exact there, costs next to nothing, and n
 overflow. Everything from the first convolution to the logits is lowered; a cast brings logits
 that are an output back to float32. One function serves fp16 and bf16, of ORT's converter there
 is only the former, and strongly typed TensorRT builds take the types exactly as they stand here.
-Transposed convolutions of a bf16 graph stay in fp32: TensorRT-RTX 1.7 cannot build bf16 ones.
 """
 
 from __future__ import annotations
@@ -40,13 +39,10 @@ def to_half(model: onnx.ModelProto, half: int) -> onnx.ModelProto:
     graph = lowered.graph
     del graph.value_info[:]
     kept = _normalisation(graph)
-    if half == TensorProto.BFLOAT16:
-        kept |= {node.name for node in graph.node if node.op_type == "ConvTranspose"}
     region = [node for node in graph.node if node.name not in kept]
     _lower_initializers(graph, region, half)
     made_by_kept = {name for node in graph.node if node.name in kept for name in node.output}
     _cast_in(graph, region, made_by_kept & _float_tensors(model), half)
-    _cast_back(graph, region, half)
     _cast_out(graph, half)
     if half == TensorProto.BFLOAT16:
         for entry in lowered.opset_import:
@@ -139,22 +135,6 @@ def _cast_in(
                     node.input[i] = lowered
         position = 1 + next(i for i, node in enumerate(graph.node) if name in node.output)
         graph.node.insert(position, helper.make_node("Cast", [name], [lowered], lowered, to=half))
-
-
-def _cast_back(graph: onnx.GraphProto, region: list[onnx.NodeProto], half: int) -> None:
-    """Bring what the region gives to transposed convolutions outside of it back to float32."""
-    inside = {node.name for node in region}
-    lowered = {name for node in region for name in node.output}
-    nodes: list[onnx.NodeProto] = []
-    for node in graph.node:
-        if node.op_type == "ConvTranspose" and node.name not in inside:
-            source = node.input[0]
-            assert source in lowered, "an upsampling always follows a layer"
-            node.input[0] = f"{source}_float"
-            nodes.append(helper.make_node("Cast", [source], [node.input[0]], node.input[0], to=1))
-        nodes.append(node)
-    del graph.node[:]
-    graph.node.extend(nodes)
 
 
 def _cast_out(graph: onnx.GraphProto, half: int) -> None:

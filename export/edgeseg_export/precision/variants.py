@@ -12,6 +12,7 @@ from onnx import TensorProto
 from edgeseg.errors import UsageError, show
 from edgeseg.manifest import Precision
 from edgeseg_export.graph import checked_bytes
+from edgeseg_export.graph_rewrites import convolution_for_transposed
 from edgeseg_export.precision import quantise
 from edgeseg_export.precision.calibration import Ranges
 from edgeseg_export.precision.half import to_half
@@ -91,6 +92,8 @@ def make(kind: Kind, master: bytes, ranges: Ranges, float_layers: Collection[str
         return master
     model = onnx.load_from_string(master)
     if kind.precision == "bf16":
+        # TensorRT-RTX 1.7 cannot build transposed convolutions of bf16.
+        model = convolution_for_transposed(model)
         return checked_bytes(to_half(model, TensorProto.BFLOAT16))
     if kind.recipe is None:
         return checked_bytes(to_half(model, TensorProto.FLOAT16))
