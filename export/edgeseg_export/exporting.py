@@ -37,14 +37,13 @@ from edgeseg_export.parity.judge import OrtJudge
 from edgeseg_export.parity.measure import measure
 from edgeseg_export.precision.budget import fit
 from edgeseg_export.precision.calibration import Ranges, observe
-from edgeseg_export.precision.quantise import quantisable
 from edgeseg_export.precision.sensitivity import (
     PREFIX,
     Sensitivity,
     measure_sensitivity,
     picture,
 )
-from edgeseg_export.precision.variants import Kind, make, selected
+from edgeseg_export.precision.variants import Kind, make, quantised_layers, selected
 from edgeseg_train.run_folder import load_network, read_config, weights_sha256
 
 Tell = Callable[[str], None]
@@ -146,10 +145,9 @@ class _Workshop:
         return measure(evaluation, OrtJudge(kind, model), gates)
 
     def _rank(self, kind: Kind) -> Sensitivity:
-        assert kind.recipe is not None
         return measure_sensitivity(
             kind.name,
-            quantisable(self.master, kind.recipe),
+            quantised_layers(kind, self.master),
             lambda layers: OrtJudge(kind, make(kind, self.master, self.ranges, layers)),
             self.evaluation,
             self.tell,

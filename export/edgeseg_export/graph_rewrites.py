@@ -11,7 +11,7 @@ rewrite removes one such obstacle and returns a new model; without its pattern, 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -33,21 +33,15 @@ _MOVES = ("Reshape", "Slice", "Split", "Transpose")
 Ranges = Mapping[str, tuple[float, float]]
 
 
-def for_cpu(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Apply the rewrites that come before calibration.
+def for_cpu(model: onnx.ModelProto, exact: Collection[str] = ()) -> onnx.ModelProto:
+    """Apply the rewrites that come before quantisation.
 
-    ``quick_gelu`` is an approximation; all others keep the answers up to rounding.
+    ``quick_gelu`` is an approximation, spared for the GELU nodes named ``exact``; all others keep
+    the answers up to rounding.
     """
-    for rewrite in (
-        convolution_for_transposed,
-        shuffle_in_channels_last,
-        quick_gelu,
-        fold_normalisation,
-        crop_before_head,
-        head_in_tiles,
-    ):
-        model = rewrite(model)
-    return model
+    model = shuffle_in_channels_last(convolution_for_transposed(model))
+    model = fold_normalisation(quick_gelu(model, exact))
+    return head_in_tiles(crop_before_head(model))
 
 
 def after_quantisation(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -151,16 +145,17 @@ def shuffle_in_channels_last(model: onnx.ModelProto) -> onnx.ModelProto:
     return graph.to_model()
 
 
-def quick_gelu(model: onnx.ModelProto) -> onnx.ModelProto:
+def quick_gelu(model: onnx.ModelProto, exact: Collection[str] = ()) -> onnx.ModelProto:
     """Approximate GELU by ``x sigmoid(1.702 x)``; the largest error is about 0.02, near |x| = 2.2.
 
-    NOT exact, and meant for 8-bit graphs only, where neighbouring values lie as far apart. It
+    NOT exact, and meant for 8-bit graphs only, where neighbouring values lie as far apart; nodes
+    named ``exact`` stay. It
     pays because both factors stay in 8 bits, the sigmoid as a table of 256 entries, while GELU
     is computed in floats between a dequantisation and a quantisation.
     """
     graph = _Graph(model)
     slope = "quick_gelu_slope"
-    for node in graph.of_type("Gelu"):
+    for node in [gelu for gelu in graph.of_type("Gelu") if gelu.name not in exact]:
         graph.constants[slope] = np.array(QUICK_GELU_SLOPE, dtype=np.float32)
         x, y = node.input[0], node.output[0]
         graph.replace(

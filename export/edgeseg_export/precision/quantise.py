@@ -26,6 +26,7 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
 
 from edgeseg_export.graph import quiet
+from edgeseg_export.graph_rewrites import float_nodes
 from edgeseg_export.precision.calibration import Ranges, layer_name
 
 _FP8_LARGEST = 448.0  # of float8 e4m3fn
@@ -42,30 +43,44 @@ class Recipe:
         op_types: which nodes get Q/DQ on their inputs.
         symmetric: int8 activations around zero; otherwise uint8 with a zero point.
         outputs: whether the results of convolutions are quantised as well.
-        tie: whether tensors that meet in a concatenation or pass through pooling share a scale.
-        first_in_float: whether the first convolution stays float; the last always does, because
-            the class map compares its logits and 8-bit logits tie.
+        tie: nodes around which all tensors share a scale, so that nothing has to be rescaled.
+        first_in_float: whether the first convolution stays float.
+
+    The logits always come in floats, because the class map compares them and 8-bit logits tie: a
+    last convolution stays float, a last matrix product only reads 8 bits.
     """
 
     op_types: tuple[str, ...]
     symmetric: bool
     outputs: bool
-    tie: bool
+    tie: tuple[str, ...]
     first_in_float: bool
 
 
+# They only move values, in 8 bits as well as in floats.
+_MOVES = (
+    "Concat",
+    "DepthToSpace",
+    "MaxPool",
+    "Reshape",
+    "Slice",
+    "Split",
+    "Transpose",
+)
+_WEIGHTED = ("Conv", "Gemm")
+
 CPU = Recipe(
-    op_types=("Concat", "Conv", "DepthToSpace", "MaxPool", "Relu"),
+    op_types=("Conv", "Gemm", "Mul", "Relu", "Sigmoid", *_MOVES),
     symmetric=False,
     outputs=True,
-    tie=False,
+    tie=_MOVES,
     first_in_float=False,
 )
 TENSORRT = Recipe(
     op_types=("Concat", "Conv", "MaxPool"),
     symmetric=True,
     outputs=False,
-    tie=True,
+    tie=("Concat", "MaxPool"),
     first_in_float=True,
 )
 
@@ -73,8 +88,10 @@ TENSORRT = Recipe(
 def quantisable(master: bytes, recipe: Recipe) -> list[str]:
     """Return the layers that a recipe quantises, in the order of the graph."""
     model = onnx.load_from_string(master)
-    layers = [layer_name(node) for node in model.graph.node if node.op_type == "Conv"]
-    return layers[1 if recipe.first_in_float else 0 : -1]
+    weighted = [node for node in model.graph.node if node.op_type in _WEIGHTED]
+    layers = list(dict.fromkeys(layer_name(node) for node in weighted))
+    last = -1 if weighted[-1].op_type == "Conv" else None
+    return layers[1 if recipe.first_in_float else 0 : last]
 
 
 def quantise(
@@ -83,7 +100,7 @@ def quantise(
     """Return a Q/DQ copy of an fp32 graph.
 
     Args:
-        master: the graph.
+        master: the graph, as the target likes it.
         ranges: of its tensors, see ``edgeseg_export.precision.calibration.observe``.
         recipe: the target's rules.
         float_layers: layers to leave in floating point besides those of the recipe.
@@ -93,8 +110,8 @@ def quantise(
         source.write_bytes(master)
         model = load_model_with_shape_infer(source)
         allowed = set(quantisable(master, recipe)) - set(float_layers)
-        excluded = _excluded(model, allowed)
-        known = _tied(model, ranges) if recipe.tie else ranges
+        excluded = [*_excluded(model, allowed), *float_nodes(model)]
+        known = _tied(model, ranges, recipe)
         arrays = {
             name: tuple(np.array(bound, dtype=np.float32) for bound in _usable(bounds))
             for name, bounds in known.items()
@@ -124,10 +141,10 @@ def _excluded(model: onnx.ModelProto, allowed: Collection[str]) -> list[str]:
     read: set[str] = set()
     excluded = []
     for node in reversed(model.graph.node):
-        if node.op_type == "Conv":
+        if node.op_type in _WEIGHTED:
             quantised = layer_name(node) in allowed
-        elif node.op_type in ("Concat", "DepthToSpace", "MaxPool"):
-            quantised = node.output[0] in read
+        elif node.op_type in _MOVES:
+            quantised = not read.isdisjoint(node.output)
         else:
             continue
         if quantised:
@@ -138,7 +155,10 @@ def _excluded(model: onnx.ModelProto, allowed: Collection[str]) -> list[str]:
 
 
 def _options(recipe: Recipe) -> dict[str, Any]:
-    options: dict[str, Any] = {"ActivationSymmetric": recipe.symmetric}
+    options: dict[str, Any] = {
+        "ActivationSymmetric": recipe.symmetric,
+        "OpTypesToExcludeOutputQuantization": ["Gemm"],
+    }
     if not recipe.outputs:
         options |= {
             # A channel of tiny weights, as a folded batch norm leaves, needs a normal scale, too.
@@ -159,19 +179,23 @@ def _usable(bounds: tuple[float, float]) -> tuple[float, float]:
     return (low, high) if max(-low, high) >= _LEAST_RANGE else (min(low, 0.0), _LEAST_RANGE)
 
 
-def _tied(model: onnx.ModelProto, ranges: Ranges) -> Ranges:
-    """Give the tensors around each Concat and MaxPool one common range."""
+def _tied(model: onnx.ModelProto, ranges: Ranges, recipe: Recipe) -> Ranges:
+    """Give tensors that are concatenated, and what only moves them, one common range."""
     groups: dict[str, set[str]] = {}
     for node in model.graph.node:
-        if node.op_type not in ("Concat", "MaxPool"):
+        if node.op_type not in recipe.tie:
             continue
-        merged = {*node.input, *node.output}
-        for name in [*node.input, *node.output]:
-            merged |= groups.get(name, set())
+        names = [name for name in (*node.input, *node.output) if name in ranges]
+        merged = set(names).union(*(groups.get(name, set()) for name in names))
         for name in merged:
             groups[name] = merged
+    concatenated = {n.output[0] for n in model.graph.node if n.op_type == "Concat"}
+    clipped = {n.output[0] for n in model.graph.node if n.op_type == "Relu"}
     tied = dict(ranges)
     for name, group in groups.items():
+        # With a zero point, a range that begins at 0 is what clips: wider, it would not.
+        if not recipe.symmetric and (group & clipped or not group & concatenated):
+            continue
         bounds = [ranges[member] for member in group]
         tied[name] = (min(low for low, _ in bounds), max(high for _, high in bounds))
     return tied

@@ -12,9 +12,14 @@ from onnx import TensorProto
 from edgeseg.errors import UsageError, show
 from edgeseg.manifest import Precision
 from edgeseg_export.graph import checked_bytes
-from edgeseg_export.graph_rewrites import convolution_for_transposed
+from edgeseg_export.graph_rewrites import (
+    after_quantisation,
+    convolution_for_transposed,
+    for_cpu,
+    ranges_for_cpu,
+)
 from edgeseg_export.precision import quantise
-from edgeseg_export.precision.calibration import Ranges
+from edgeseg_export.precision.calibration import Ranges, layer_name
 from edgeseg_export.precision.half import to_half
 from edgeseg_export.precision.quantise import CPU, TENSORRT, Recipe, int8_to_fp8
 
@@ -97,9 +102,37 @@ def make(kind: Kind, master: bytes, ranges: Ranges, float_layers: Collection[str
         return checked_bytes(to_half(model, TensorProto.BFLOAT16))
     if kind.recipe is None:
         return checked_bytes(to_half(model, TensorProto.FLOAT16))
-    quantised = quantise.quantise(master, ranges, kind.recipe, float_layers)
     if kind.target == "cpu":
-        return checked_bytes(quantised)
+        suited = _suited(kind, model, float_layers)
+        known = ranges_for_cpu(suited, ranges)
+        quantised = quantise.quantise(_bytes(suited), known, kind.recipe, float_layers)
+        return checked_bytes(after_quantisation(quantised))
+    quantised = quantise.quantise(master, ranges, kind.recipe, float_layers)
     if kind.precision == "fp8":
         quantised = int8_to_fp8(quantised, model)
     return checked_bytes(to_half(quantised, TensorProto.FLOAT16))
+
+
+def quantised_layers(kind: Kind, master: bytes) -> list[str]:
+    """Return the layers that a quantised variant has in 8 bits unless they are put back."""
+    assert kind.recipe is not None, "only quantised variants have such layers"
+    suited = _suited(kind, onnx.load_from_string(master), ())
+    return quantise.quantisable(_bytes(suited), kind.recipe)
+
+
+def _suited(kind: Kind, model: onnx.ModelProto, float_layers: Collection[str]) -> onnx.ModelProto:
+    """Rewrite the graph for the target's 8-bit kernels; float layers keep their exact GELU."""
+    if kind.target != "cpu":
+        return model
+    in_float = {
+        node.output[0]
+        for node in model.graph.node
+        if node.op_type == "Conv" and layer_name(node) in float_layers
+    }
+    exact = {node.name for node in model.graph.node if node.input[0] in in_float}
+    return for_cpu(model, exact)
+
+
+def _bytes(model: onnx.ModelProto) -> bytes:
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
