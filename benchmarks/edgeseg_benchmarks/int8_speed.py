@@ -33,8 +33,9 @@ from edgeseg.files import atomic_write
 from edgeseg.preprocess import IMAGENET_MEAN, IMAGENET_STD, resize_image
 from edgeseg_benchmarks.environment import software_facts, system_facts
 from edgeseg_benchmarks.latency import RESAMPLES, Ratio
-from edgeseg_export.graph import INPUT, to_onnx
-from edgeseg_export.int8 import quantise_for_cpu
+from edgeseg_export.graph.torch_export import INPUT, to_onnx
+from edgeseg_export.precision.calibration import observe
+from edgeseg_export.precision.variants import KINDS, make
 from edgeseg_train.data import open_source
 from edgeseg_train.recipe.presets import preset
 from edgeseg_train.unet import SegmentationNetwork, UNet, UNetConfig
@@ -80,7 +81,8 @@ def networks(num_classes: int) -> dict[str, UNetConfig]:
 
 def int8_file(master: bytes, images: Sequence[Image]) -> bytes:
     """Return what the project ships as ``int8-cpu``."""
-    return quantise_for_cpu(master, images)
+    (kind,) = (kind for kind in KINDS if kind.name == "int8-cpu")
+    return make(kind, master, observe(master, images, "minmax"))
 
 
 def sides(

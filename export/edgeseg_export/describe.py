@@ -14,7 +14,7 @@ import edgeseg
 from edgeseg.files import sha256_bytes
 from edgeseg.manifest import Calibration, FileEntry, Manifest, ModelInfo, Parity, Variant
 from edgeseg.preprocess import Preprocessing
-from edgeseg_export.graph import tensor_specs
+from edgeseg_export.graph.torch_export import tensor_specs
 from edgeseg_export.options import Options, Size
 from edgeseg_export.precision.variants import Kind
 from edgeseg_train.run_folder import RunConfig

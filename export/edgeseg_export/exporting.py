@@ -30,7 +30,7 @@ from edgeseg.sessions import open_session
 from edgeseg.verify import verify
 from edgeseg_export import material
 from edgeseg_export.describe import count_gflops, describe_variant, manifest_of
-from edgeseg_export.graph import to_onnx
+from edgeseg_export.graph.torch_export import to_onnx
 from edgeseg_export.options import Options, Size
 from edgeseg_export.parity.evaluation import Evaluation
 from edgeseg_export.parity.judge import OrtJudge

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from edgeseg.errors import InputError, UsageError
 from edgeseg.manifest import CalibrationMethod, Precision
 from edgeseg.preprocess import Preprocessing
-from edgeseg_export.graph import OutputKind
+from edgeseg_export.graph.torch_export import OutputKind
 from edgeseg_export.parity.gates import Gates, gates_for
 from edgeseg_export.precision.variants import Target
 from edgeseg_train.run_folder import RunConfig

@@ -11,7 +11,7 @@ from edgeseg.engines.document import Flags, Profile
 from edgeseg.engines.library import Library, load
 from edgeseg.errors import ArtifactError, DeviceError
 from edgeseg.preprocess import IMAGENET_MEAN, IMAGENET_STD
-from edgeseg_export.graph import INPUT
+from edgeseg_export.graph.torch_export import INPUT
 from edgeseg_export.tensorrt.config import add_profiles, configure
 from edgeseg_export.tensorrt.network import parse
 from edgeseg_train.unet import SegmentationNetwork, UNet, UNetConfig

@@ -9,8 +9,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgeseg_export.graph import to_onnx
-from edgeseg_export.int8 import quantise_for_cpu
+from edgeseg_export.graph.torch_export import to_onnx
+from edgeseg_export.precision.calibration import observe
+from edgeseg_export.precision.variants import KINDS, make
 
 
 @pytest.mark.parametrize("activation", ["gelu", "relu"])
@@ -43,6 +44,8 @@ def test_a_dynamic_size_parses_and_builds(make_network, build_rtx) -> None:
 def test_the_cpu_quantisation_is_refused(make_network, build_rtx) -> None:
     master = to_onnx(make_network(activation="relu", upsample="pixelshuffle"), 32, 32)
     images = list(np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8))
-    engine, why_not = build_rtx(quantise_for_cpu(master, images), (32, 32, 32))
+    (kind,) = (kind for kind in KINDS if kind.target == "cpu")
+    model = make(kind, master, observe(master, images, "minmax"))
+    engine, why_not = build_rtx(model, (32, 32, 32))
     assert engine is None
     assert "DequantizeLinear" in why_not

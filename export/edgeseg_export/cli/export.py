@@ -14,7 +14,7 @@ from edgeseg.errors import GateFailed, UsageError, show
 from edgeseg.manifest import CalibrationMethod, Manifest, Parity, Precision
 from edgeseg.preprocess import parse_size
 from edgeseg_export.exporting import export
-from edgeseg_export.graph import OutputKind
+from edgeseg_export.graph.torch_export import OutputKind
 from edgeseg_export.options import Options, Size
 from edgeseg_export.parity.layers import LayerReport, debug_layers
 from edgeseg_export.precision.calibration import MIN_IMAGES

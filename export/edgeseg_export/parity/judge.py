@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from edgeseg.sessions.ort import PROVIDERS, class_map_from_logits, create_session
-from edgeseg_export.graph import INPUT, LOGITS
+from edgeseg_export.graph.torch_export import INPUT, LOGITS
 from edgeseg_export.precision.half import emulate_bfloat16
 from edgeseg_export.precision.variants import Kind
 

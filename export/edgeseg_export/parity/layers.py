@@ -22,7 +22,7 @@ from torch import nn
 from edgeseg.manifest import Precision
 from edgeseg.sessions.ort import PROVIDERS, create_session
 from edgeseg_export import material
-from edgeseg_export.graph import INPUT, fold_batch_norm, to_onnx
+from edgeseg_export.graph.torch_export import INPUT, fold_batch_norm, to_onnx
 from edgeseg_export.options import Options
 from edgeseg_export.parity.judge import as_nchw, watch
 from edgeseg_export.precision.calibration import layer_name, observe

@@ -23,7 +23,7 @@ from edgeseg.cpu import cpu_threads
 from edgeseg.errors import InputError, show
 from edgeseg.files import sha256_bytes
 from edgeseg.manifest import Calibration, CalibrationMethod
-from edgeseg_export.graph import INPUT, quiet
+from edgeseg_export.graph.torch_export import INPUT, quiet
 
 MIN_IMAGES = 8
 _METHODS = {
@@ -110,7 +110,7 @@ def observe(
     """Run the fp32 graph on the images and return a range for every float tensor.
 
     Args:
-        master: what ``edgeseg_export.graph.to_onnx`` returned.
+        master: what ``to_onnx`` returned.
         images: preprocessed, each uint8 (H, W, 3).
         method: ``minmax`` keeps the extremes; ``entropy`` (least Kullback-Leibler divergence)
             and ``percentile`` (99.999 %) cut off outliers, and take much longer.

@@ -16,7 +16,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeseg.errors import ArtifactError
-from edgeseg_export.graph import INPUT
+from edgeseg_export.graph.torch_export import INPUT
 
 BF16_OPSET = 22  # the first in which Conv, ConvTranspose and MaxPool take bfloat16
 _NUMPY: dict[int, Any] = {TensorProto.FLOAT16: np.float16, TensorProto.BFLOAT16: ml_dtypes.bfloat16}

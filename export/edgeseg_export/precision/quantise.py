@@ -25,8 +25,8 @@ from onnxruntime.quantization.calibrate import TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
 
-from edgeseg_export.graph import quiet
-from edgeseg_export.graph_rewrites import float_nodes
+from edgeseg_export.graph.for_cpu import float_nodes
+from edgeseg_export.graph.torch_export import quiet
 from edgeseg_export.precision.calibration import Ranges, layer_name
 
 _FP8_LARGEST = 448.0  # of float8 e4m3fn

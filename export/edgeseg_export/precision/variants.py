@@ -11,13 +11,9 @@ from onnx import TensorProto
 
 from edgeseg.errors import UsageError, show
 from edgeseg.manifest import Precision
-from edgeseg_export.graph import checked_bytes
-from edgeseg_export.graph_rewrites import (
-    after_quantisation,
-    convolution_for_transposed,
-    for_cpu,
-    ranges_for_cpu,
-)
+from edgeseg_export.graph.for_cpu import after_quantisation, for_cpu, ranges_for_cpu
+from edgeseg_export.graph.torch_export import checked_bytes
+from edgeseg_export.graph.upsampling import convolution_for_transposed
 from edgeseg_export.precision import quantise
 from edgeseg_export.precision.calibration import Ranges, layer_name
 from edgeseg_export.precision.half import to_half
@@ -86,7 +82,7 @@ def make(kind: Kind, master: bytes, ranges: Ranges, float_layers: Collection[str
 
     Args:
         kind: which.
-        master: what ``edgeseg_export.graph.to_onnx`` returned.
+        master: what ``to_onnx`` returned.
         ranges: of the master's tensors; used by quantised variants only.
         float_layers: layers of a quantised variant to leave in floating point.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from edgeseg_export.graph import to_onnx
+from edgeseg_export.graph.torch_export import to_onnx
 from edgeseg_export.precision.calibration import Ranges, observe
 from edgeseg_train.unet import SegmentationNetwork
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from edgeseg.errors import InputError
-from edgeseg_export.graph import fold_batch_norm, to_onnx
+from edgeseg_export.graph.torch_export import fold_batch_norm, to_onnx
 from edgeseg_export.precision.calibration import CalibrationImages, layer_name, observe
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (10, 16, 16, 3), dtype=np.uint8)

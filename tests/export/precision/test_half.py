@@ -12,7 +12,7 @@ from onnx.reference import ReferenceEvaluator
 from torch import nn
 
 from edgeseg.errors import ArtifactError
-from edgeseg_export.graph import fold_batch_norm
+from edgeseg_export.graph.torch_export import fold_batch_norm
 from edgeseg_export.precision.half import emulate_bfloat16, to_half
 
 HALVES = {TensorProto.FLOAT16: torch.float16, TensorProto.BFLOAT16: torch.bfloat16}

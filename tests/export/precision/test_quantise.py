@@ -13,7 +13,7 @@ import torch
 from onnx import TensorProto, numpy_helper
 
 from edgeseg.sessions.ort import PROVIDERS, create_session
-from edgeseg_export.graph import to_onnx
+from edgeseg_export.graph.torch_export import to_onnx
 from edgeseg_export.precision.calibration import layer_name, observe
 from edgeseg_export.precision.half import to_half
 from edgeseg_export.precision.quantise import (

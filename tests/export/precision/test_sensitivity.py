@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from edgeseg.errors import GateFailed
 from edgeseg_export.exporting import export
-from edgeseg_export.graph import to_onnx
+from edgeseg_export.graph.torch_export import to_onnx
 from edgeseg_export.options import Options
 from edgeseg_export.parity.evaluation import Evaluation, evaluate_torch
 from edgeseg_export.parity.judge import OrtJudge

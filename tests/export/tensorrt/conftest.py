@@ -38,7 +38,7 @@ from edgeseg.manifest import (
     write_manifest_bytes,
 )
 from edgeseg.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from edgeseg_export.graph import INPUT, tensor_specs, to_onnx
+from edgeseg_export.graph.torch_export import INPUT, tensor_specs, to_onnx
 from edgeseg_train.unet import SegmentationNetwork, UNet, UNetConfig
 
 SIDE = 32

@@ -21,7 +21,8 @@ from onnx import TensorProto, helper
 from edgeseg.bundle import Bundle
 from edgeseg.engines.device import MIB
 from edgeseg.files import sha256_bytes
-from edgeseg_export.int8 import quantise_for_cpu
+from edgeseg_export.precision.calibration import observe
+from edgeseg_export.precision.variants import KINDS, make
 from edgeseg_export.tensorrt import memory, progress
 
 pytestmark = pytest.mark.usefixtures("rtx")
@@ -123,7 +124,9 @@ def test_what_the_parser_refuses_is_one_line_and_the_bundle_stays_usable(
     make_bundle, graphs, edgeseg, cache: Path
 ) -> None:
     images = list(np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8))
-    bundle = make_bundle(int8=(quantise_for_cpu(graphs["fp32"], images), "int8"))
+    (kind,) = (kind for kind in KINDS if kind.target == "cpu")
+    model = make(kind, graphs["fp32"], observe(graphs["fp32"], images, "minmax"))
+    bundle = make_bundle(int8=(model, "int8"))
     done = edgeseg("build", bundle.path, *RTX, "--variant", "int8", "--cache", cache)
     assert done.code == 4
     error = done.err.splitlines()[-1]

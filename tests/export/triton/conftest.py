@@ -20,7 +20,7 @@ from tritonclient.grpc import model_config_pb2
 from tritonclient.utils import np_to_triton_dtype, triton_to_np_dtype
 
 from edgeseg.cli.main import main
-from edgeseg_export.graph import tensor_specs, to_onnx
+from edgeseg_export.graph.torch_export import tensor_specs, to_onnx
 
 TINY_BUNDLE = Path(__file__).parents[2] / "data" / "tiny_bundle"
 

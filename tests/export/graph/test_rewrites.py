@@ -16,23 +16,13 @@ from onnxruntime.quantization.calibrate import CalibrationMethod, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
 
-from edgeseg_export import graph_rewrites
-from edgeseg_export.graph import to_onnx
-from edgeseg_export.graph_rewrites import (
-    after_quantisation,
-    concatenate_in_8_bits,
-    convolution_for_transposed,
-    crop_before_head,
-    float_nodes,
-    fold_normalisation,
-    for_cpu,
-    head_in_tiles,
-    picture_without_quantisation,
-    quick_gelu,
-    ranges_for_cpu,
-    shuffle_in_channels_last,
-    slope_into_scale,
-)
+from edgeseg_export.graph.concatenation import concatenate_in_8_bits
+from edgeseg_export.graph.for_cpu import after_quantisation, float_nodes, for_cpu, ranges_for_cpu
+from edgeseg_export.graph.gelu import QUICK_GELU_SLOPE, quick_gelu, slope_into_scale
+from edgeseg_export.graph.head import crop_before_head, head_in_tiles
+from edgeseg_export.graph.picture import fold_normalisation, picture_without_quantisation
+from edgeseg_export.graph.torch_export import to_onnx
+from edgeseg_export.graph.upsampling import convolution_for_transposed, shuffle_in_channels_last
 
 Rewrite = Callable[[onnx.ModelProto], onnx.ModelProto]
 SIZES = [(16, 24), (13, 18)]  # the second is padded and cropped inside the graph
@@ -176,7 +166,7 @@ def test_a_dynamic_size_keeps_what_needs_a_static_one(export) -> None:
 def test_quick_gelu_is_off_by_two_hundredths_at_most() -> None:
     x = torch.linspace(-12, 12, 240_001, dtype=torch.float64)
     exact = torch.nn.functional.gelu(x, approximate="tanh")
-    error = (x * torch.sigmoid(graph_rewrites.QUICK_GELU_SLOPE * x) - exact).abs()
+    error = (x * torch.sigmoid(QUICK_GELU_SLOPE * x) - exact).abs()
     assert error.max().item() == pytest.approx(0.0203, abs=5e-4)
     assert abs(x[error.argmax()].item()) == pytest.approx(2.2, abs=0.1)
 
@@ -287,7 +277,7 @@ def test_a_sigmoid_reads_the_convolutions_bytes_with_the_slope_in_the_scale(
     for sigmoid in sigmoids:
         scaled = producer[sigmoid.input[0]]
         source = plain[scaled.input[0]]
-        expected = constants[source.input[1]] * np.float32(graph_rewrites.QUICK_GELU_SLOPE)
+        expected = constants[source.input[1]] * np.float32(QUICK_GELU_SLOPE)
         assert constants[scaled.input[1]] == pytest.approx(expected, rel=1e-6)
         assert constants[scaled.input[2]] == constants[source.input[2]]
 

@@ -14,8 +14,8 @@ import torch
 from onnx.reference import ReferenceEvaluator
 
 from edgeseg.errors import ArtifactError
-from edgeseg_export import graph
-from edgeseg_export.graph import fold_batch_norm, tensor_specs, to_onnx
+from edgeseg_export.graph import torch_export
+from edgeseg_export.graph.torch_export import fold_batch_norm, tensor_specs, to_onnx
 from edgeseg_train.unet import SegmentationNetwork
 
 CPU = ["CPUExecutionProvider"]
@@ -160,7 +160,7 @@ def test_an_interrupt_inside_the_exporter_stays_an_interrupt(
 
 EXPORT_AGAIN = """
 import hashlib, pathlib, sys
-from edgeseg_export.graph import to_onnx
+from edgeseg_export.graph.torch_export import to_onnx
 from edgeseg_train.run_folder import load_network, read_config
 run = pathlib.Path(sys.argv[1])
 model = to_onnx(load_network(run, read_config(run)), 32, 48)
@@ -185,6 +185,6 @@ def test_exporting_in_two_processes_gives_the_same_bytes(tiny_run: Path) -> None
 def test_e7_a_network_too_large_for_one_file_is_refused_before_the_work(
     make_network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(graph, "MAX_BYTES", 1000)
+    monkeypatch.setattr(torch_export, "MAX_BYTES", 1000)
     with pytest.raises(ArtifactError, match="GB of weights, but an ONNX file holds at most"):
         to_onnx(make_network(), 16, 16)
