@@ -127,6 +127,15 @@ def to_onnx(
     return checked_bytes(model)
 
 
+def layer_name(node: onnx.NodeProto, weight_at: int = 1) -> str:
+    """Return a layer's name in PyTorch, such as ``downs.0.conv.3``, from its weight's name.
+
+    ``weight_at`` is the position of the weight among the node's inputs.
+    """
+    weight: str = node.input[weight_at].removeprefix("network.unet.")
+    return weight.partition(".weight")[0]
+
+
 def _check_size(network: SegmentationNetwork) -> None:
     weights = sum(tensor.numel() * 4 for tensor in network.parameters())
     if weights > MAX_BYTES:
@@ -200,6 +209,8 @@ def _clean(model: onnx.ModelProto) -> None:
     for node in graph.node:
         del node.metadata_props[:]
         node.doc_string = ""
+        if node.op_type in ("Conv", "ConvTranspose"):
+            node.name = layer_name(node)  # what TensorRT and every message will call it
     for value in (*graph.input, *graph.output):
         del value.metadata_props[:]
         rank = len(value.type.tensor_type.shape.dim)

@@ -22,10 +22,10 @@ from torch import nn
 from edgeseg.manifest import Precision
 from edgeseg.sessions.ort import PROVIDERS, create_session
 from edgeseg_export import material
-from edgeseg_export.graph.torch_export import INPUT, fold_batch_norm, to_onnx
+from edgeseg_export.graph.torch_export import INPUT, fold_batch_norm, layer_name, to_onnx
 from edgeseg_export.options import Options
 from edgeseg_export.parity.judge import as_nchw, watch
-from edgeseg_export.precision.calibration import layer_name, observe
+from edgeseg_export.precision.calibration import observe
 from edgeseg_export.precision.half import emulate_bfloat16
 from edgeseg_export.precision.variants import Kind, make, selected
 from edgeseg_train.run_folder import load_network, read_config

@@ -23,7 +23,7 @@ from edgeseg.cpu import cpu_threads
 from edgeseg.errors import InputError, show
 from edgeseg.files import sha256_bytes
 from edgeseg.manifest import Calibration, CalibrationMethod
-from edgeseg_export.graph.torch_export import INPUT, quiet
+from edgeseg_export.graph.torch_export import INPUT, layer_name, quiet
 
 MIN_IMAGES = 8
 _METHODS = {
@@ -153,12 +153,3 @@ def _check_activity(model: onnx.ModelProto, ranges: Ranges) -> None:
                 f"the input of layer {layer_name(node)} is zero in all calibration images, so it "
                 "has no range; use real images, or train the network further"
             )
-
-
-def layer_name(node: onnx.NodeProto, weight_at: int = 1) -> str:
-    """Return a layer's name in PyTorch, such as ``downs.0.conv.3``, from its weight's name.
-
-    ``weight_at`` is the position of the weight among the node's inputs.
-    """
-    weight: str = node.input[weight_at].removeprefix("network.unet.")
-    return weight.partition(".weight")[0]

@@ -26,8 +26,8 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
 
 from edgeseg_export.graph.for_cpu import float_nodes
-from edgeseg_export.graph.torch_export import quiet
-from edgeseg_export.precision.calibration import Ranges, layer_name
+from edgeseg_export.graph.torch_export import layer_name, quiet
+from edgeseg_export.precision.calibration import Ranges
 
 _FP8_LARGEST = 448.0  # of float8 e4m3fn
 _INT8_LARGEST = 127.0

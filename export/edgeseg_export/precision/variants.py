@@ -12,10 +12,10 @@ from onnx import TensorProto
 from edgeseg.errors import UsageError, show
 from edgeseg.manifest import Precision
 from edgeseg_export.graph.for_cpu import after_quantisation, for_cpu, ranges_for_cpu
-from edgeseg_export.graph.torch_export import checked_bytes
+from edgeseg_export.graph.torch_export import checked_bytes, layer_name
 from edgeseg_export.graph.upsampling import convolution_for_transposed
 from edgeseg_export.precision import quantise
-from edgeseg_export.precision.calibration import Ranges, layer_name
+from edgeseg_export.precision.calibration import Ranges
 from edgeseg_export.precision.half import to_half
 from edgeseg_export.precision.quantise import CPU, TENSORRT, Recipe, int8_to_fp8
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -35,23 +36,29 @@ EVERYTHING = Options(
     calibration_images=8,
     parity_images=2,
 )
+Spoil = Callable[[str, str, float], None]
 FP32 = Options(precisions=("fp32",), parity_images=2)
 
 
-def spoil(monkeypatch: pytest.MonkeyPatch, layer: str, what: str, change: float) -> None:
-    """Let the export add ``change`` to one value of a layer's weight or bias."""
-    real = layers.to_onnx
+@pytest.fixture(scope="module")
+def master(tiny_run: Path) -> bytes:
+    return layers.to_onnx(load_network(tiny_run, read_config(tiny_run)), 32, 48)
 
-    def spoiled(network, *size: int, **options: object) -> bytes:
-        model = onnx.load_from_string(real(network, *size, **options))
+
+@pytest.fixture
+def spoil(master: bytes, monkeypatch: pytest.MonkeyPatch) -> Spoil:
+    """Return what makes the export add ``change`` to one value of a layer's weight or bias."""
+
+    def change_one(layer: str, what: str, change: float) -> None:
+        model = onnx.load_from_string(master)
         name = f"network.unet.{layer}.{what}"
         (tensor,) = (tensor for tensor in model.graph.initializer if tensor.name == name)
         values = numpy_helper.to_array(tensor).copy()
         values.flat[0] += change
         tensor.CopyFrom(numpy_helper.from_array(values, name))
-        return model.SerializeToString()
+        monkeypatch.setattr(layers, "to_onnx", lambda *_, **__: model.SerializeToString())
 
-    monkeypatch.setattr(layers, "to_onnx", spoiled)
+    return change_one
 
 
 def run_cli(*arguments: str) -> int:
@@ -106,9 +113,9 @@ def test_pytorchs_outputs_are_before_an_activation_in_place(make_network) -> Non
 @pytest.mark.parametrize("layer", ["downs.0.conv.0", "bottleneck.conv.0", "ups.2.0", "final_conv"])
 @pytest.mark.parametrize("what", ["weight", "bias"])
 def test_a_spoiled_layer_is_the_first_that_is_named(
-    tiny_run: Path, monkeypatch: pytest.MonkeyPatch, layer: str, what: str
+    tiny_run: Path, spoil: Spoil, layer: str, what: str
 ) -> None:
-    spoil(monkeypatch, layer, what, 0.3)
+    spoil(layer, what, 0.3)
     (report,) = debug_layers(tiny_run, FP32)
     assert report.first_off is not None
     assert report.first_off.layer == layer
@@ -117,10 +124,8 @@ def test_a_spoiled_layer_is_the_first_that_is_named(
     assert all(entry.relative < 1e-5 for entry in before)
 
 
-def test_a_value_that_is_no_number_is_out_of_tolerance(
-    tiny_run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    spoil(monkeypatch, "ups.2.0", "bias", float("nan"))
+def test_a_value_that_is_no_number_is_out_of_tolerance(tiny_run: Path, spoil: Spoil) -> None:
+    spoil("ups.2.0", "bias", float("nan"))
     (report,) = debug_layers(tiny_run, FP32)
     assert report.first_off is not None
     assert report.first_off.layer == "ups.2.0"
@@ -179,11 +184,11 @@ def refuse(constant: str) -> None:
 def test_a_spoiled_layer_is_exit_5_and_still_one_json_document(
     tiny_run: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    spoil: Spoil,
     capsys: pytest.CaptureFixture[str],
     change: float,
 ) -> None:
-    spoil(monkeypatch, "downs.1.conv.0", "weight", change)
+    spoil("downs.1.conv.0", "weight", change)
     arguments = "--debug-layers --precision fp32 --parity-images 2 --json"
     assert run_cli(str(tiny_run), "--out", str(tmp_path / "b"), *arguments.split()) == 5
     captured = capsys.readouterr()
