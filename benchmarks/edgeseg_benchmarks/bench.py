@@ -14,7 +14,7 @@ from edgeseg.bundle import Bundle
 from edgeseg.cli.output import Output
 from edgeseg.errors import InputError, UsageError, show
 from edgeseg.files import atomic_write, staged_folder
-from edgeseg.segmenter import Segmenter, network_size
+from edgeseg.segmenter import Segmenter
 from edgeseg.sessions import CPU_BACKENDS, Session, choose, open_session, variants_for
 from edgeseg_benchmarks.accuracy import Accuracy, measure_accuracy
 from edgeseg_benchmarks.environment import Facts, software_facts, system_facts
@@ -111,8 +111,8 @@ def _split(plan: Plan, bundle: Bundle) -> Split:
 
 
 def _segmenters(plan: Plan, bundle: Bundle) -> list[Segmenter]:
-    size = network_size(bundle, None)
     sessions: list[Session] = []
+    manifest = bundle.manifest
     pairs = _pairs(plan, bundle)
     # A GPU against CPU backends would compare devices, not runtimes.
     on_gpu = any(backend not in (TORCH, *CPU_BACKENDS) for backend, _ in pairs)
@@ -121,7 +121,7 @@ def _segmenters(plan: Plan, bundle: Bundle) -> list[Segmenter]:
             sessions.append(_torch_session(plan, bundle, on_gpu=on_gpu))
         else:
             sessions.append(open_session(bundle, backend, variant))
-    return [Segmenter(session, bundle.manifest.labels, size) for session in sessions]
+    return [Segmenter(session, manifest.labels, manifest.preprocessing) for session in sessions]
 
 
 def _pairs(plan: Plan, bundle: Bundle) -> list[tuple[str, str]]:

@@ -18,6 +18,7 @@ class TorchSession:
     """Eager PyTorch in FP32, channels_last, inference mode, batch norm not folded."""
 
     variant = "fp32"
+    fallback: str | None = None
 
     def __init__(self, run: Path, bundle: Bundle, *, on_gpu: bool = False) -> None:
         """Load a run folder, onto the GPU where wanted and present.
@@ -42,19 +43,32 @@ class TorchSession:
             memory_format=torch.channels_last
         )
 
-    @torch.inference_mode()
     def infer(self, images_nhwc_u8: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return class maps uint8 (N, H, W) for images uint8 (N, H, W, 3) RGB.
 
         Raises:
             DeviceError: the session is closed.
         """
-        if self._network is None:
-            raise DeviceError("the session is closed; open a new one")
-        logits = self._network(torch.tensor(images_nhwc_u8, device=self._device))
-        classes = logits.max(dim=1).indices  # the first of equals, as argmax, but faster on CPUs
+        # The first of equals, as argmax, but faster on CPUs.
+        classes = self._logits(images_nhwc_u8).max(dim=1).indices
         class_maps: NDArray[np.uint8] = classes.to(torch.uint8).cpu().numpy()
         return class_maps
+
+    def infer_logits(self, images_nhwc_u8: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return logits float32 (N, C, H, W) for images uint8 (N, H, W, 3) RGB.
+
+        Raises:
+            DeviceError: the session is closed.
+        """
+        logits: NDArray[np.float32] = self._logits(images_nhwc_u8).cpu().numpy()
+        return logits
+
+    @torch.inference_mode()
+    def _logits(self, images: NDArray[np.uint8]) -> torch.Tensor:
+        if self._network is None:
+            raise DeviceError("the session is closed; open a new one")
+        logits: torch.Tensor = self._network(torch.tensor(images, device=self._device))
+        return logits
 
     def close(self) -> None:
         """Free the model; calling it again does nothing."""

@@ -12,7 +12,7 @@ from edgeseg import __version__
 from edgeseg.cpu import cpu_threads
 from edgeseg.engines.library import FLAVOURS, Flavour, load
 from edgeseg.errors import DeviceError
-from edgeseg.sessions import BACKENDS, ort
+from edgeseg.sessions import BACKENDS, problem
 
 PACKAGES = (
     "numpy",
@@ -60,7 +60,7 @@ def diagnose() -> Diagnosis:
         machine=f"{platform.system()} {platform.machine()}",
         cpu_threads=cpu_threads(),
         packages=packages,
-        backends={name: ort.problem(name) for name in BACKENDS},
+        backends={name: problem(name) for name in BACKENDS},
         builders={flavour: _builder_problem(flavour) for flavour in FLAVOURS},
         warnings=tuple(_warnings(packages)),
     )

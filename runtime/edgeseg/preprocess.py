@@ -1,12 +1,17 @@
-"""Image to tensor, once for all stages.
+"""Image to tensor and back, once for all stages.
 
 The exported graph takes uint8 NHWC and normalises inside, so what remains here is
-resizing. Training evaluation, calibration, parity, runtime and benchmarks call the
-same function; therefore their numbers are comparable.
+fitting a picture of any size into the network's. Training evaluation, calibration, parity,
+runtime and benchmarks call the same functions; therefore their numbers are comparable.
+
+    stretch     to the network's size, whatever the picture's shape
+    letterbox   as large as fits, centred, the rest filled with the mean colour
+    none        pixel by pixel, at the top left, the rest filled with the mean colour
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import numpy as np
@@ -14,13 +19,31 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
-from edgeseg.errors import UsageError, show
+from edgeseg.errors import InputError, UsageError, show
+from edgeseg.labels import IGNORE_INDEX
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 MAX_SIDE = 8192
 
 Positive = Annotated[float, Field(gt=0)]
+ResizeRule = Literal["stretch", "letterbox", "none"]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The part of the network's input that shows the picture, in pixels of the input."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    @property
+    def window(self) -> tuple[slice, slice]:
+        """Rows and columns, to index (H, W) arrays with."""
+        rows = slice(self.top, self.top + self.height)
+        return rows, slice(self.left, self.left + self.width)
 
 
 class Preprocessing(BaseModel):
@@ -33,10 +56,75 @@ class Preprocessing(BaseModel):
 
     height: int = Field(ge=1, le=MAX_SIDE)
     width: int = Field(ge=1, le=MAX_SIDE)
-    resize: Literal["stretch"] = "stretch"
+    resize: ResizeRule = "stretch"
     interpolation: Literal["bilinear"] = "bilinear"  # Pillow's: antialiased when shrinking
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[Positive, Positive, Positive] = IMAGENET_STD
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """The network's (height, width)."""
+        return self.height, self.width
+
+    @property
+    def fill(self) -> tuple[int, int, int]:
+        """The colour around a picture that does not cover the input: it normalises to about 0."""
+        red, green, blue = (round(255 * channel) for channel in self.mean)
+        return red, green, blue
+
+    def at(self, size: tuple[int, int]) -> Preprocessing:
+        """Return the same preprocessing for another (height, width)."""
+        return self.model_copy(update={"height": size[0], "width": size[1]})
+
+    def place(self, height: int, width: int) -> Placement:
+        """Return where a picture of this size goes.
+
+        Raises:
+            InputError: the rule is ``none`` and the picture is larger than the network's size.
+        """
+        if self.resize == "stretch":
+            return Placement(0, 0, self.height, self.width)
+        if self.resize == "none":
+            if height > self.height or width > self.width:
+                raise InputError(
+                    f"a picture of {height}x{width} does not fit the network's {self.height}x"
+                    f"{self.width}, and its pixels are not to be resized; cut it into tiles"
+                )
+            return Placement(0, 0, height, width)
+        scale = min(self.height / height, self.width / width)
+        shown = max(1, round(height * scale)), max(1, round(width * scale))
+        return Placement((self.height - shown[0]) // 2, (self.width - shown[1]) // 2, *shown)
+
+    def fit_image(self, image_hwc_u8: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return the network's input, uint8 (height, width, 3), for a uint8 (H, W, 3) image.
+
+        Raises:
+            InputError: see ``place``.
+        """
+        placement = self.place(*image_hwc_u8.shape[:2])
+        resized = resize_image(image_hwc_u8, placement.height, placement.width)
+        if resized.shape[:2] == self.size:
+            return resized
+        whole = np.full((*self.size, 3), self.fill, dtype=np.uint8)
+        whole[placement.window] = resized
+        return whole
+
+    def fit_class_map(self, class_map: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return a truth (H, W) as the network should see it: (height, width), 255 around it."""
+        placement = self.place(*class_map.shape)
+        resized = resize_class_map(class_map, placement.height, placement.width)
+        if resized.shape == self.size:
+            return resized
+        whole = np.full(self.size, IGNORE_INDEX, dtype=np.uint8)
+        whole[placement.window] = resized
+        return whole
+
+    def restore_class_map(
+        self, class_map: NDArray[np.uint8], height: int, width: int
+    ) -> NDArray[np.uint8]:
+        """Return the network's class map (height, width) at the size of the picture, (H, W)."""
+        shown = class_map[self.place(height, width).window]
+        return resize_class_map(shown, height, width)
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -68,5 +156,6 @@ def resize_class_map(class_map: NDArray[np.uint8], height: int, width: int) -> N
     """Resize a uint8 (H, W) class map; nearest, because class ids must not be mixed."""
     if class_map.shape == (height, width):
         return class_map
-    resized = Image.fromarray(class_map).resize((width, height), Image.Resampling.NEAREST)
+    contiguous = np.ascontiguousarray(class_map)
+    resized = Image.fromarray(contiguous).resize((width, height), Image.Resampling.NEAREST)
     return np.asarray(resized)

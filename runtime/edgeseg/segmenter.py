@@ -3,24 +3,56 @@
 segmenter = Segmenter.load("bundles/street")
 result = segmenter("photo.jpg")
 result.overlay().show()
+
+Three stages, which pipelines run in different threads: ``prepare`` decodes a picture and fits it
+into the network, ``infer`` runs the network, ``finish`` brings its answer back to the picture's
+own size. Calling the segmenter runs all three.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeseg.bundle import Bundle
 from edgeseg.errors import ArtifactError, UsageError
 from edgeseg.images import ImageSource, read_image
 from edgeseg.labels import Labels
-from edgeseg.preprocess import resize_class_map, resize_image
+from edgeseg.preprocess import Preprocessing
 from edgeseg.segmentation import Segmentation
-from edgeseg.sessions import AUTO, Session, open_session
+from edgeseg.sessions import AUTO, Session, Settings, open_session
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A picture on its way to the network.
+
+    Attributes:
+        image: uint8 (H, W, 3) RGB, the decoded original.
+        pixels: uint8 (h, w, 3), the network's input.
+        preprocessing: how ``pixels`` came from ``image``, at the size (h, w).
+        timings_ms: ``decode`` and ``pre``.
+    """
+
+    image: NDArray[np.uint8]
+    pixels: NDArray[np.uint8]
+    preprocessing: Preprocessing
+    timings_ms: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the network said of a picture: uint8 (h, w) class map at the network's size."""
+
+    prepared: Prepared
+    class_map: NDArray[np.uint8]
+    timings_ms: dict[str, float]
 
 
 class Segmenter:
@@ -30,11 +62,11 @@ class Segmenter:
     is what makes benchmarks of different backends comparable.
     """
 
-    def __init__(self, session: Session, labels: Labels, size: tuple[int, int]) -> None:
-        """Use an open session; ``size`` is the network's (height, width)."""
+    def __init__(self, session: Session, labels: Labels, preprocessing: Preprocessing) -> None:
+        """Use an open session; ``preprocessing`` is for the size that the network will run at."""
         self.session = session
         self.labels = labels
-        self.size = size
+        self.preprocessing = preprocessing
 
     @classmethod
     def load(
@@ -43,6 +75,10 @@ class Segmenter:
         backend: str = AUTO,
         variant: str | None = None,
         size: tuple[int, int] | None = None,
+        *,
+        batch: int = 1,
+        threads: int | None = None,
+        allow_fallback: bool = False,
     ) -> Segmenter:
         """Open a bundle on a backend.
 
@@ -52,14 +88,20 @@ class Segmenter:
             variant: a variant's name; None takes the best for the backend.
             size: (height, width) to run at: one of the bundle's, or any where it was exported with
                 ``--dynamic size``.
+            batch: the most pictures that will be given at once.
+            threads: of the CPU; None takes as many as this process may use.
+            allow_fallback: let what the backend cannot run run on the CPU; the session's
+                ``fallback`` then says what.
 
         Raises:
             ArtifactError, DeviceError, UsageError: see ``Bundle.open`` and ``open_session``.
         """
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         checked = network_size(opened, size)
-        session = open_session(opened, backend, variant)
-        return cls(session, opened.manifest.labels, checked)
+        settings = Settings(checked, batch, threads, allow_fallback)
+        session = open_session(opened, backend, variant, settings)
+        manifest = opened.manifest
+        return cls(session, manifest.labels, manifest.preprocessing.at(checked))
 
     def __call__(self, image: ImageSource) -> Segmentation:
         """Segment one picture: a path, bytes, a PIL image or a uint8 (H, W, 3) RGB array.
@@ -75,35 +117,63 @@ class Segmenter:
         Raises:
             InputError: one of the pictures cannot be read.
         """
-        if not images:
+        prepared = [self.prepare(image) for image in images]
+        return [self.finish(answer) for answer in self.infer(prepared)]
+
+    def prepare(self, source: ImageSource) -> Prepared:
+        """Decode a picture and fit it into the network; any thread may do this.
+
+        Raises:
+            InputError: the picture cannot be read, or must not be resized and does not fit.
+        """
+        clock = _Clock()
+        image = read_image(source)
+        decode_ms = clock.lap()
+        pixels = self.preprocessing.fit_image(image)
+        timings = {"decode": decode_ms, "pre": clock.lap()}
+        return Prepared(image, pixels, self.preprocessing, timings)
+
+    def infer(self, prepared: Sequence[Prepared]) -> list[Answer]:
+        """Run the network once over pictures of one network size.
+
+        Raises:
+            DeviceError, ResourceError: the session failed.
+            ArtifactError: the network answered a class that the bundle does not name.
+        """
+        if not prepared:
             return []
         clock = _Clock()
-        decoded, inputs, decode_ms, pre_ms = [], [], [], []
-        for source in images:
-            decoded.append(read_image(source))
-            decode_ms.append(clock.lap())
-            inputs.append(resize_image(decoded[-1], *self.size))
-            pre_ms.append(clock.lap())
-        stacked = np.stack(inputs)
-        stack_ms = clock.lap() / len(images)
+        stacked = np.stack([one.pixels for one in prepared])
+        stack_ms = clock.lap() / len(prepared)
         class_maps = self.session.infer(stacked)
-        compute_ms = clock.lap() / len(images)
+        compute_ms = clock.lap() / len(prepared)
         if (highest := int(class_maps.max())) >= self.labels.num_classes:
             raise ArtifactError(
                 f"the model answered class {highest}, but its bundle names only "
                 f"{self.labels.num_classes} classes; export the bundle again"
             )
-        results = []
-        for i, image in enumerate(decoded):
-            class_map = resize_class_map(class_maps[i], *image.shape[:2])
-            timings = {
-                "decode": decode_ms[i],
-                "pre": pre_ms[i] + stack_ms,
-                "compute": compute_ms,
-                "post": clock.lap(),
-            }
-            results.append(Segmentation(class_map, self.labels, image, timings))
-        return results
+        return [
+            Answer(
+                one,
+                class_map,
+                {
+                    "decode": one.timings_ms["decode"],
+                    "pre": one.timings_ms["pre"] + stack_ms,
+                    "compute": compute_ms,
+                },
+            )
+            for one, class_map in zip(prepared, class_maps, strict=True)
+        ]
+
+    def finish(self, answer: Answer) -> Segmentation:
+        """Bring an answer back to its picture's size; any thread may do this."""
+        clock = _Clock()
+        image = answer.prepared.image
+        class_map = answer.prepared.preprocessing.restore_class_map(
+            answer.class_map, *image.shape[:2]
+        )
+        timings = {**answer.timings_ms, "post": clock.lap()}
+        return Segmentation(class_map, self.labels, image, timings)
 
     def close(self) -> None:
         """Free the model; calling it again does nothing."""

@@ -26,8 +26,8 @@ def segmenters(tiny_run: Path, tiny_export: Path) -> list[Segmenter]:
         open_session(bundle, "ort:cpu", "fp32"),
         open_session(bundle, "ort:cpu", "int8-cpu"),
     ]
-    size = (bundle.manifest.preprocessing.height, bundle.manifest.preprocessing.width)
-    return [Segmenter(session, bundle.manifest.labels, size) for session in sessions]
+    manifest = bundle.manifest
+    return [Segmenter(s, manifest.labels, manifest.preprocessing) for s in sessions]
 
 
 def test_torch_through_the_runtime_path_gives_trainings_validation_miou(

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from edgeseg.labels import numbered_labels
+from edgeseg.preprocess import Preprocessing
 from edgeseg.segmenter import Segmenter
 from edgeseg_benchmarks.latency import (
     BLOCK,
@@ -24,6 +25,8 @@ from edgeseg_benchmarks.latency import (
     speed_up,
     summarise,
 )
+
+INPUT = Preprocessing(height=8, width=8)
 
 
 def samples(file_ms: np.ndarray) -> Samples:
@@ -74,7 +77,9 @@ def test_warming_up_goes_on_until_the_times_are_steady() -> None:
             return super().infer(images_nhwc_u8)
 
     log: list[str] = []
-    segmenter = Segmenter(Improving("x", 0, log), numbered_labels(2), (8, 8))
+    segmenter = Segmenter(
+        Improving("x", 0, log), numbered_labels(2), Preprocessing(height=8, width=8)
+    )
     _warm_up(segmenter, [tiny_png()], max_s=60)
     # Two slow windows alike would be steady; so it ends there or after the fast ones, never
     # after the first window, which has nothing to be compared with.
@@ -108,7 +113,7 @@ class Sleeper:
 def test_backends_take_turns_and_known_times_come_out() -> None:
     log: list[str] = []
     segmenters = [
-        Segmenter(Sleeper(name, seconds, log), numbered_labels(2), (8, 8))
+        Segmenter(Sleeper(name, seconds, log), numbered_labels(2), INPUT)
         for name, seconds in (("slow", 0.02), ("fast", 0.01))
     ]
     slow, fast = measure_latency(segmenters, [tiny_png()], Mode(12, 0, 0))

@@ -16,8 +16,10 @@ from edgeseg import Segmenter
 from edgeseg.bundle import Bundle
 from edgeseg.errors import ArtifactError, DeviceError, InputError, UsageError
 from edgeseg.labels import numbered_labels
+from edgeseg.preprocess import Preprocessing
 
 Pixels = NDArray[np.uint8]
+INPUT = Preprocessing(height=12, width=10)
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +167,7 @@ def test_every_stage_is_timed(segmenter: Segmenter) -> None:
 
 def test_the_network_gets_one_stacked_uint8_batch() -> None:
     session = Recorder()
-    segmenter = Segmenter(session, numbered_labels(4), (12, 10))
+    segmenter = Segmenter(session, numbered_labels(4), INPUT)
     results = segmenter.batch([scene(24, 10), scene(7, 70)])
     assert [seen.shape for seen in session.seen] == [(2, 12, 10, 3)]
     assert session.seen[0].dtype == np.uint8
@@ -175,7 +177,9 @@ def test_the_network_gets_one_stacked_uint8_batch() -> None:
 
 
 def test_a_class_without_a_name_is_an_artifact_error() -> None:
-    segmenter = Segmenter(Recorder(highest=4), numbered_labels(4), (12, 10))
+    segmenter = Segmenter(
+        Recorder(highest=4), numbered_labels(4), Preprocessing(height=12, width=10)
+    )
     with pytest.raises(ArtifactError, match="answered class 4, but its bundle names only 4"):
         segmenter(scene(5, 5))
 
@@ -191,7 +195,7 @@ def test_loading_takes_a_path_text_or_an_opened_bundle(tiny_bundle: Path) -> Non
 
 
 def test_a_static_bundle_runs_only_at_its_own_size(tiny_bundle: Path) -> None:
-    assert Segmenter.load(tiny_bundle, size=(48, 64)).size == (48, 64)
+    assert Segmenter.load(tiny_bundle, size=(48, 64)).preprocessing.size == (48, 64)
     with pytest.raises(
         UsageError, match="runs at 48x64 only; export it with --sizes or --dynamic size"
     ):
@@ -201,7 +205,7 @@ def test_a_static_bundle_runs_only_at_its_own_size(tiny_bundle: Path) -> None:
 def test_a_dynamic_bundle_refuses_sizes_the_network_cannot_take(tiny_bundle: Path) -> None:
     static = Bundle.open(tiny_bundle)
     bundle = Bundle(static.path, static.manifest.model_copy(update={"dynamic_size": True}))
-    assert Segmenter.load(bundle, size=(96, 128)).size == (96, 128)
+    assert Segmenter.load(bundle, size=(96, 128)).preprocessing.size == (96, 128)
     with pytest.raises(UsageError, match="50x64 is not a multiple of 4"):
         Segmenter.load(bundle, size=(50, 64))
     with pytest.raises(UsageError, match="48x66 is not a multiple of 4"):
@@ -220,7 +224,7 @@ def test_a_bucketed_bundle_runs_at_its_sizes_only(tiny_bundle: Path) -> None:
     static = Bundle.open(tiny_bundle)
     sizes = ((48, 64), (96, 128))
     bundle = Bundle(static.path, static.manifest.model_copy(update={"sizes": sizes}))
-    assert Segmenter.load(bundle).size == (48, 64)
-    assert Segmenter.load(bundle, size=(96, 128)).size == (96, 128)
+    assert Segmenter.load(bundle).preprocessing.size == (48, 64)
+    assert Segmenter.load(bundle, size=(96, 128)).preprocessing.size == (96, 128)
     with pytest.raises(UsageError, match="runs at 48x64, 96x128 only"):
         Segmenter.load(bundle, size=(64, 64))

@@ -10,7 +10,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from edgeseg.sessions.ort import PROVIDERS, class_map_from_logits, create_session
+from edgeseg.sessions.ort import PROVIDERS, create_session
+from edgeseg.sessions.protocol import class_map_from_logits
 from edgeseg_export.graph.torch_export import INPUT, LOGITS
 from edgeseg_export.precision.half import emulate_bfloat16
 from edgeseg_export.precision.variants import Kind

@@ -9,8 +9,15 @@ from numpy.typing import NDArray
 
 from edgeseg.bundle import Bundle
 from edgeseg.cpu import cpu_threads
-from edgeseg.errors import ArtifactError, DeviceError, InputError, ResourceError, first_line, show
+from edgeseg.errors import ArtifactError, DeviceError, ResourceError, first_line, show
 from edgeseg.manifest import TensorSpec
+from edgeseg.sessions.protocol import (
+    Settings,
+    check_input,
+    class_map_from_logits,
+    class_map_output,
+    logits_output,
+)
 
 PROVIDERS = {
     "ort:cpu": "CPUExecutionProvider",
@@ -44,7 +51,7 @@ class OrtSession:
     ``infer`` may be called from several threads; ONNX Runtime's Run is thread-safe.
     """
 
-    def __init__(self, bundle: Bundle, backend: str, variant: str) -> None:
+    def __init__(self, bundle: Bundle, backend: str, variant: str, settings: Settings) -> None:
         """Load the variant.
 
         Raises:
@@ -54,11 +61,15 @@ class OrtSession:
         if reason := problem(backend):
             raise DeviceError(f"backend {backend} does not work here: {reason}")
         self.backend, self.variant = backend, variant
+        self.fallback: str | None = None
+        self._bundle = bundle
         self._input, self._outputs = bundle.manifest.input, bundle.manifest.outputs
         entry = bundle.variant(variant)
         name = f"{bundle.path}:{variant}"
         model = bundle.read(entry.file)
-        self._session: Any = create_session(model, PROVIDERS[backend], name, entry.target)
+        self._session: Any = create_session(
+            model, PROVIDERS[backend], name, entry.target, settings.threads
+        )
         _check_graph(self._session, self._input, self._outputs, name)
 
     def infer(self, images_nhwc_u8: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -69,44 +80,39 @@ class OrtSession:
             DeviceError: the session is closed or the device failed.
             ResourceError: memory ran out.
         """
-        check_input(images_nhwc_u8, self._input)
+        spec = class_map_output(self._outputs)
+        output = self._run(images_nhwc_u8, spec.name)
+        if spec.dtype == "uint8":
+            class_maps: NDArray[np.uint8] = output
+            return class_maps
+        return class_map_from_logits(output)
+
+    def infer_logits(self, images_nhwc_u8: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return logits float32 (N, C, H, W) for images uint8 (N, H, W, 3) RGB.
+
+        Raises:
+            UsageError: the bundle was exported without logits.
+            InputError, DeviceError, ResourceError: see ``infer``.
+        """
+        logits: NDArray[np.float32] = self._run(images_nhwc_u8, logits_output(self._bundle).name)
+        return logits
+
+    def _run(self, images: NDArray[np.uint8], output: str) -> NDArray[Any]:
+        check_input(images, self._input)
         if self._session is None:
             raise DeviceError("the session is closed; open a new one")
-        spec = self._outputs[0]
         try:
-            (output,) = self._session.run([spec.name], {self._input.name: images_nhwc_u8})
+            found: NDArray[Any] = self._session.run([output], {self._input.name: images})[0]
         except Exception as error:  # ONNX Runtime's exceptions share no useful base class
             text = first_line(error)
             if isinstance(error, MemoryError) or "bad_alloc" in text or "allocate" in text.lower():
                 raise ResourceError(f"out of memory during inference: {text}") from error
             raise DeviceError(f"inference failed on {self.backend}: {text}") from error
-        result: NDArray[np.uint8] = (
-            output if spec.dtype == "uint8" else class_map_from_logits(output)
-        )
-        return result
+        return found
 
     def close(self) -> None:
         """Free the model; calling it again does nothing."""
         self._session = None
-
-
-def class_map_from_logits(logits_nchw: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Return the most likely class per pixel, uint8 (N, H, W), of float logits (N, C, H, W)."""
-    class_maps: NDArray[np.uint8] = logits_nchw.argmax(axis=1).astype(np.uint8)
-    return class_maps
-
-
-def check_input(images: NDArray[Any], spec: TensorSpec) -> None:
-    """Check an input array against the manifest.
-
-    Raises:
-        InputError: dtype, rank or a fixed dimension differs, or a dimension is 0.
-    """
-    if images.dtype != np.uint8 or not spec.fits(images.shape) or images.size == 0:
-        raise InputError(
-            f"model input {show(spec.name)} got shape {images.shape} and dtype {images.dtype}; "
-            f"expected uint8 {spec.shape}"
-        )
 
 
 def _import(extra: str = "cpu") -> Any:
@@ -125,8 +131,10 @@ def _import(extra: str = "cpu") -> Any:
     return onnxruntime
 
 
-def create_session(model: bytes, provider: str, name: str, target: str) -> Any:
-    """Load a graph; ``target`` is the variant's.
+def create_session(
+    model: bytes, provider: str, name: str, target: str, threads: int | None = None
+) -> Any:
+    """Load a graph; ``target`` is the variant's, ``threads`` None takes all that are ours.
 
     Raises:
         ArtifactError: ONNX Runtime cannot load it on the CPU.
@@ -134,7 +142,7 @@ def create_session(model: bytes, provider: str, name: str, target: str) -> Any:
     """
     onnxruntime = _import()
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = cpu_threads()
+    options.intra_op_num_threads = threads or cpu_threads()
     options.log_severity_level = 3  # errors only; warnings go to stderr and look like faults
     options.add_session_config_entry("session.force_spinning_stop", "1")  # idle when not running
     try:
