@@ -28,7 +28,7 @@ import typer
 
 from edgeseg.cpu import cpu_threads
 from edgeseg.files import atomic_write
-from edgeseg.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from edgeseg.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from edgeseg_benchmarks.environment import software_facts, system_facts
 from edgeseg_train.data import open_source
 from edgeseg_train.recipe.config import Recipe
@@ -89,8 +89,9 @@ def measure(data: str, recipe: Recipe, batch_size: int, blocks: int, cache: Path
     source = open_source(data)
     split, classes = source.split("train"), source.labels.num_classes
     options: dict[str, Any] = {"keep_truth": False, "num_classes": classes}
-    cached = prepare(split, recipe.size, cache=cache, **options)
-    decoded = prepare(split, recipe.size, cache=None, **options)
+    fit = Preprocessing(height=recipe.size[0], width=recipe.size[1])
+    cached = prepare(split, fit, cache=cache, **options)
+    decoded = prepare(split, fit, cache=None, **options)
     steps = Steps(recipe, classes)
     with_cache = endless(cached, recipe, batch_size, 0)
     without = endless(decoded, recipe, batch_size, 0)

@@ -167,9 +167,12 @@ def _assemble(run: Path, folder: Path, options: Options, tell: Tell) -> Manifest
     preprocessing, sizes = options.preprocessing(config), options.all_sizes(config)
     source = material.open_data(config, options)
     judging = options.judging_images(count_gflops(network, sizes[0]))
-    images = {size: material.evaluation_images(source, judging, size) for size in sizes}
+    fits = {size: preprocessing.at(size) for size in sizes}
+    images = {size: material.evaluation_images(source, judging, fits[size]) for size in sizes}
     quantised = any(kind.recipe for kind in kinds)
-    calibration = material.calibration_images(source, options, sizes) if quantised else None
+    calibration = (
+        material.calibration_images(source, options, [*fits.values()]) if quantised else None
+    )
     if calibration:
         calibration.check([image for stack in images.values() for image in stack])
     tell(_announcement(run, sizes, config.model.size_multiple, options))
@@ -178,7 +181,7 @@ def _assemble(run: Path, folder: Path, options: Options, tell: Tell) -> Manifest
         master,
         {},
         None,
-        {size: material.evaluate(network, source, stack) for size, stack in images.items()},
+        {size: material.evaluate(network, source, images[size], fits[size]) for size in sizes},
         options,
         tell,
     )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeseg.errors import InputError, show
-from edgeseg.preprocess import resize_image
-from edgeseg_export.options import Options, Size
+from edgeseg.preprocess import Preprocessing
+from edgeseg_export.options import Options
 from edgeseg_export.parity.evaluation import Evaluation, evaluate_torch
 from edgeseg_export.precision.calibration import CalibrationImages
 from edgeseg_train.data import DataSource, drawn, open_source
@@ -35,7 +36,7 @@ def open_data(config: RunConfig, options: Options) -> DataSource:
 
 
 def calibration_images(
-    source: DataSource, options: Options, sizes: tuple[Size, ...]
+    source: DataSource, options: Options, fits: Sequence[Preprocessing]
 ) -> CalibrationImages:
     """Return preprocessed training images; with several sizes they take turns."""
     split = source.split("train")
@@ -44,28 +45,29 @@ def calibration_images(
         public_name(source.spec),
         tuple(split.names[i] for i in indices),
         tuple(
-            resize_image(split.image(index), *sizes[position % len(sizes)])
+            fits[position % len(fits)].fit_image(split.image(index))
             for position, index in enumerate(indices)
         ),
     )
 
 
-def evaluation_images(source: DataSource, count: int, size: Size) -> NDArray[np.uint8]:
+def evaluation_images(source: DataSource, count: int, fit: Preprocessing) -> NDArray[np.uint8]:
     """Return up to ``count`` preprocessed validation images, uint8 (N, H, W, 3)."""
     split = source.split("val")
     chosen = drawn(len(split.names), count)
-    return np.stack([resize_image(split.image(i), *size) for i in chosen])
+    return np.stack([fit.fit_image(split.image(i)) for i in chosen])
 
 
 def evaluate(
     network: SegmentationNetwork,
     source: DataSource,
     images: NDArray[np.uint8],
+    fit: Preprocessing,
 ) -> Evaluation:
     """Return PyTorch's answers on ``evaluation_images``, with the truth."""
     split = source.split("val")
     chosen = drawn(len(split.names), len(images))
-    return evaluate_torch(network, images, [split.mask(i) for i in chosen])
+    return evaluate_torch(network, images, [split.mask(i) for i in chosen], fit)
 
 
 def public_name(spec: str) -> str:

@@ -71,8 +71,7 @@ class Options:
     def preprocessing(self, config: RunConfig) -> Preprocessing:
         """Return the run's preprocessing at the exported size."""
         own = config.preprocessing
-        height, width = self.sizes[0] if self.sizes else (own.height, own.width)
-        return own.model_copy(update={"height": height, "width": width})
+        return own.at(self.sizes[0] if self.sizes else own.size)
 
     def all_sizes(self, config: RunConfig) -> tuple[Size, ...]:
         """Return every size to measure at, the bundle's own first.
@@ -81,8 +80,7 @@ class Options:
             UsageError: the same size twice.
             InputError: a graph of free size cannot pad, and a size is no multiple.
         """
-        own = self.preprocessing(config)
-        sizes = self.sizes or ((own.height, own.width),)
+        sizes = self.sizes or (config.preprocessing.size,)
         if len(set(sizes)) < len(sizes):
             raise UsageError("--sizes names the same size twice")
         multiple = config.model.size_multiple

@@ -14,13 +14,19 @@ import torch
 from edgeseg.bundle import Bundle
 from edgeseg.cli.main import main
 from edgeseg.errors import ArtifactError, GateFailed, InputError, UsageError
+from edgeseg.metrics import ConfusionMatrix
+from edgeseg.preprocess import Preprocessing
 from edgeseg.segmenter import Segmenter
 from edgeseg_export import exporting
 from edgeseg_export.exporting import export
 from edgeseg_export.material import public_name
 from edgeseg_export.options import Options
 from edgeseg_train.data import open_source
+from edgeseg_train.recipe.config import TrainingConfig
+from edgeseg_train.run.job import Job
+from edgeseg_train.run.training import train
 from edgeseg_train.run_folder import load_network, read_config
+from edgeseg_train.unet import UNetConfig
 
 LOW = {"min_agreement": 0.5, "max_miou_drop": 0.5, "calibration_images": 8, "max_wide_flips": 1}
 
@@ -339,3 +345,28 @@ def test_sensitivity_is_ranked_on_demand_and_shipped(tiny_run: Path, tmp_path: P
     assert len(changed) == 13
     assert changed == sorted(changed, reverse=True)
     assert manifest.variants["int8-cpu"].float_layers == ()
+
+
+def test_a_letterboxed_run_is_as_accurate_on_the_device_as_its_training_said(
+    tmp_path: Path,
+) -> None:
+    """Training, export and runtime share one rule, bars and all."""
+    source = open_source("synthetic:8+4")
+    train(
+        Job(
+            source,
+            UNetConfig(features=(4, 8), norm="both", activation="relu", upsample="pixelshuffle"),
+            Preprocessing(height=32, width=48, resize="letterbox"),
+            TrainingConfig(epochs=2, batch_size=4, lr=1e-2, schedule="onecycle"),
+        ),
+        tmp_path / "run",
+    )
+    manifest = export(tmp_path / "run", tmp_path / "b", Options(precisions=("fp32",), **LOW))
+    assert manifest.preprocessing.resize == "letterbox"
+    split, matrix = source.split("val"), ConfusionMatrix(150)
+    with Segmenter.load(tmp_path / "b", "ort:cpu", "fp32") as segmenter:
+        for index in range(len(split.names)):
+            matrix.update(split.mask(index), segmenter(split.image(index)).class_map)
+    recorded = read_config(tmp_path / "run").result
+    assert matrix.mean_iou == pytest.approx(recorded.val_miou, abs=1e-4)
+    assert matrix.pixel_accuracy == pytest.approx(recorded.val_pixel_accuracy, abs=1e-4)

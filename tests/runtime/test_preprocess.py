@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from edgeseg.errors import UsageError
-from edgeseg.preprocess import Preprocessing, parse_size, resize_class_map, resize_image
+from edgeseg.errors import InputError, UsageError
+from edgeseg.preprocess import (
+    Preprocessing,
+    ResizeRule,
+    parse_size,
+    resize_class_map,
+    resize_image,
+)
 
 
 @pytest.mark.parametrize(
@@ -96,3 +104,85 @@ def test_unknown_preprocessing_is_refused(wrong: dict[str, object]) -> None:
     assert Preprocessing(height=4, width=4).resize == "stretch"
     with pytest.raises(ValidationError):
         Preprocessing.model_validate({"height": 4, "width": 4, **wrong})
+
+
+# --- the three rules
+
+
+def picture(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(2).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def test_a_stretched_picture_covers_the_whole_input() -> None:
+    fit = Preprocessing(height=6, width=8)
+    assert fit.place(30, 3).window == (slice(0, 6), slice(0, 8))
+    image = picture(9, 5)
+    assert np.array_equal(fit.fit_image(image), resize_image(image, 6, 8))
+
+
+@pytest.mark.parametrize(
+    ("size", "placed"),
+    [
+        ((20, 40), (2, 0, 4, 8)),  # wide: bars above and below
+        ((40, 20), (0, 2, 8, 4)),
+        ((5, 5), (0, 0, 8, 8)),  # enlarged, too
+        ((1000, 1), (0, 3, 8, 1)),  # never less than a pixel
+        ((3, 8), (2, 0, 3, 8)),  # an odd rest: the bar below is the larger
+    ],
+)
+def test_a_letterboxed_picture_is_whole_and_centred(
+    size: tuple[int, int], placed: tuple[int, int, int, int]
+) -> None:
+    fit = Preprocessing(height=8, width=8, resize="letterbox")
+    found = fit.place(*size)
+    assert (found.top, found.left, found.height, found.width) == placed
+
+
+def test_bars_have_the_mean_colour_and_no_class() -> None:
+    fit = Preprocessing(height=8, width=8, resize="letterbox")
+    image, truth = picture(4, 8), np.full((4, 8), 3, np.uint8)
+    fitted = fit.fit_image(image)
+    assert np.array_equal(fitted[2:6], image)
+    assert np.unique(fitted[[0, 1, 6, 7]].reshape(-1, 3), axis=0).tolist() == [[124, 116, 104]]
+    seen = fit.fit_class_map(truth)
+    assert np.unique(seen[2:6]).tolist() == [3]
+    assert np.unique(seen[[0, 1, 6, 7]]).tolist() == [255]
+
+
+def test_a_picture_that_is_not_resized_lies_at_the_top_left() -> None:
+    fit = Preprocessing(height=8, width=12, resize="none")
+    image = picture(5, 7)
+    fitted = fit.fit_image(image)
+    assert np.array_equal(fitted[:5, :7], image)
+    assert np.unique(fitted[5:].reshape(-1, 3), axis=0).tolist() == [list(fit.fill)]
+    for size in ((9, 7), (5, 13)):
+        with pytest.raises(InputError, match=r"does not fit the network's 8x12.*tiles"):
+            fit.fit_image(picture(*size))
+
+
+@pytest.mark.parametrize("rule", ["stretch", "letterbox", "none"])
+def test_a_class_map_comes_back_to_where_its_picture_was(rule: ResizeRule) -> None:
+    fit = Preprocessing(height=16, width=24, resize=rule)
+    truth = np.zeros((8, 6), np.uint8)
+    truth[:4, :3], truth[4:, 3:] = 1, 2
+    assert np.array_equal(fit.restore_class_map(fit.fit_class_map(truth), 8, 6), truth)
+
+
+# --- golden vectors: what the rules gave when they were written, by Pillow 12.3. Training,
+# calibration, parity and runtime depend on these bytes; a Pillow that gives others is another
+# preprocessing, and this test says so.
+
+GOLDEN = {
+    "stretch": "4df5ff73bf7bbcfffd7420fca66cd55aea16ecc9b054c3a565247515cac0b8a6",
+    "letterbox": "e8bfcdc6d1633c2fcaa9700aef62ed3802548555e16004fb845e86986d9d5ee8",
+    "none": "c5c88b8ff37daac219c077cdfec50379862d1e24239eb032c00f85666272e06c",
+}
+
+
+@pytest.mark.parametrize("rule", ["stretch", "letterbox", "none"])
+def test_the_bytes_that_the_network_gets_are_the_golden_ones(rule: ResizeRule) -> None:
+    height, width = (40, 60) if rule == "none" else (123, 77)
+    rows, columns = np.mgrid[:height, :width]
+    image = np.stack([rows * 2, columns * 3, rows * columns % 256], axis=2).astype(np.uint8)
+    fitted = Preprocessing(height=48, width=64, resize=rule).fit_image(image)
+    assert hashlib.sha256(fitted.tobytes()).hexdigest() == GOLDEN[rule]

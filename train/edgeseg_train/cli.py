@@ -15,7 +15,7 @@ from edgeseg.cli.output import Output, command_app
 from edgeseg.documents import first_problem
 from edgeseg.errors import UsageError, show
 from edgeseg.files import refuse_existing
-from edgeseg.preprocess import Preprocessing, parse_size
+from edgeseg.preprocess import Preprocessing, ResizeRule, parse_size
 from edgeseg_train.data import DataSource, open_source
 from edgeseg_train.data.check import run_check
 from edgeseg_train.recipe.config import (
@@ -121,6 +121,14 @@ def main(
     size: Annotated[
         str | None, typer.Option(help="Network size, HxW.", rich_help_panel=NETWORK)
     ] = None,
+    resize: Annotated[
+        ResizeRule,
+        typer.Option(
+            help="How a picture gets the network's size: stretched, whole with bars around it, or "
+            "not at all (then none may be larger).",
+            rich_help_panel=NETWORK,
+        ),
+    ] = "stretch",
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Passes over the images.", rich_help_panel=RECIPE)
     ] = None,
@@ -304,7 +312,7 @@ def main(
         },
     )
     height, width = parse_size(size) if size is not None else base.size
-    preprocessing = Preprocessing(height=height, width=width)
+    preprocessing = Preprocessing(height=height, width=width, resize=resize)
     job = Job(source, model, preprocessing, training, options)
     return _run(job, out, resources, output, force=force)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgeseg.bundle import Reference
 from edgeseg.errors import InputError
 from edgeseg.metrics import ConfusionMatrix
-from edgeseg.preprocess import resize_class_map
+from edgeseg.preprocess import Preprocessing
 from edgeseg_train.unet import SegmentationNetwork
 
 SHIPPED_IMAGES = 8
@@ -29,12 +29,14 @@ class Evaluation:
         logits: PyTorch's, float32 (n, C, H, W), of the first n images: as many as fit in memory.
         truths: uint8 (h, w), at the pictures' own sizes.
         counts: PyTorch's confusion matrix per image, see ``image_counts``.
+        fit: how the pictures became inputs.
     """
 
     reference: Reference
     logits: NDArray[np.float32]
     truths: tuple[NDArray[np.uint8], ...]
     counts: NDArray[np.int64]
+    fit: Preprocessing
 
     @property
     def shipped(self) -> Reference:
@@ -57,6 +59,7 @@ class Evaluation:
             self.logits[:count],
             self.truths[:count],
             self.counts[:count],
+            self.fit,
         )
 
 
@@ -65,6 +68,7 @@ def evaluate_torch(
     network: SegmentationNetwork,
     images: NDArray[np.uint8],
     truths: Sequence[NDArray[np.uint8]],
+    fit: Preprocessing,
 ) -> Evaluation:
     """Run PyTorch in float32 on preprocessed images uint8 (N, H, W, 3).
 
@@ -86,14 +90,17 @@ def evaluate_torch(
         if len(kept_logits) < min(kept, SHIPPED_IMAGES):
             kept_logits.append(logits.numpy())
     reference = Reference(images, np.stack(maps), np.stack(margins))
-    counts = image_counts(reference.class_maps, truths, classes)
+    counts = image_counts(reference.class_maps, truths, classes, fit)
     if not counts[:, :, 0].any():
         raise InputError("the evaluation images have no labelled pixel")
-    return Evaluation(reference, np.stack(kept_logits), tuple(truths), counts)
+    return Evaluation(reference, np.stack(kept_logits), tuple(truths), counts, fit)
 
 
 def image_counts(
-    class_maps: NDArray[np.uint8], truths: Sequence[NDArray[np.uint8]], num_classes: int
+    class_maps: NDArray[np.uint8],
+    truths: Sequence[NDArray[np.uint8]],
+    num_classes: int,
+    fit: Preprocessing,
 ) -> NDArray[np.int64]:
     """Count per image and class what IoU needs, at each truth's own size.
 
@@ -103,7 +110,7 @@ def image_counts(
     counts = np.zeros((len(class_maps), num_classes, 3), dtype=np.int64)
     for i, (class_map, truth) in enumerate(zip(class_maps, truths, strict=True)):
         matrix = ConfusionMatrix(num_classes)
-        matrix.update(truth, resize_class_map(class_map, *truth.shape))
+        matrix.update(truth, fit.restore_class_map(class_map, *truth.shape))
         found = matrix.counts
         counts[i] = np.stack([found.sum(1), found.sum(0), np.diag(found)], axis=1)
     return counts

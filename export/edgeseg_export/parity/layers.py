@@ -109,9 +109,10 @@ def debug_layers(
     network = load_network(run, config)
     sizes = options.all_sizes(config)
     source = material.open_data(config, options)
-    images = material.evaluation_images(source, IMAGES, sizes[0])
+    fits = [config.preprocessing.at(size) for size in sizes]
+    images = material.evaluation_images(source, IMAGES, fits[0])
     master = to_onnx(network, *sizes[0], output=options.output, dynamic_size=options.free_size)
-    calibration = material.calibration_images(source, options, sizes)
+    calibration = material.calibration_images(source, options, fits)
     quantised = any(kind.recipe for kind in kinds)
     ranges = observe(master, calibration.images, options.calibration_method) if quantised else {}
     expected = torch_outputs(network, images)

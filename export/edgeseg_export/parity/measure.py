@@ -67,7 +67,7 @@ def _run(evaluation: Evaluation, judged: Judged) -> NDArray[np.uint8]:
 
 
 def _counts(evaluation: Evaluation, found: NDArray[np.uint8]) -> NDArray[np.int64]:
-    return image_counts(found, evaluation.truths, evaluation.counts.shape[1])
+    return image_counts(found, evaluation.truths, evaluation.counts.shape[1], evaluation.fit)
 
 
 def _interval(torch_counts: NDArray[np.int64], counts: NDArray[np.int64]) -> Interval | None:

@@ -12,7 +12,7 @@ base install of edgeseg, for the same preprocessing as everywhere::
 
     from edgeseg.images import read_image
     from edgeseg.labels import read_class_table
-    from edgeseg.preprocess import resize_class_map, resize_image
+    from edgeseg.preprocess import Preprocessing
     from edgeseg.segmentation import Segmentation
 
     client = triton.InferenceServerClient("localhost:8000")
@@ -20,12 +20,13 @@ base install of edgeseg, for the same preprocessing as everywhere::
     _, height, width, _ = (int(side) for side in images["shape"])
 
     photo = read_image("photo.jpg")
-    batch = np.stack([resize_image(photo, height, width)])
+    fit = Preprocessing(height=height, width=width)  # resize="..." where the bundle has another
+    batch = np.stack([fit.fit_image(photo)])
     request = triton.InferInput(images["name"], batch.shape, images["datatype"])
     request.set_data_from_numpy(batch)
     class_maps = client.infer("first", [request]).as_numpy("class_map")
 
     labels, _ = read_class_table(Path("model_repository/first/labels.tsv"))
-    class_map = resize_class_map(class_maps[0], *photo.shape[:2])
+    class_map = fit.restore_class_map(class_maps[0], *photo.shape[:2])
     Segmentation(class_map, labels, photo, {}).overlay().save("photo.overlay.png")
 """

@@ -9,6 +9,7 @@ import torch
 from edgeseg.bundle import Reference
 from edgeseg.errors import InputError
 from edgeseg.metrics import ConfusionMatrix
+from edgeseg.preprocess import Preprocessing
 from edgeseg_export.parity.evaluation import (
     Evaluation,
     evaluate_torch,
@@ -18,6 +19,8 @@ from edgeseg_export.parity.evaluation import (
 )
 from edgeseg_export.parity.gates import DEFAULT_GATES, Gates, gates_for
 from edgeseg_export.parity.measure import compare_with_torch, measure
+
+FIT = Preprocessing(height=8, width=8)
 
 
 class Fixed:
@@ -45,7 +48,8 @@ def evaluation() -> Evaluation:
         Reference(np.zeros((2, 2, 2, 3), dtype=np.uint8), truth, margins),
         np.zeros((2, 2, 2, 2), dtype=np.float32),
         tuple(truth),
-        image_counts(truth, truth, 2),
+        image_counts(truth, truth, 2, FIT.at((2, 2))),
+        FIT.at((2, 2)),
     )
 
 
@@ -104,7 +108,7 @@ def test_the_quick_comparison_is_the_measured_one(evaluation: Evaluation) -> Non
 def test_the_reference_holds_pytorchs_class_and_its_lead_over_the_second(make_network) -> None:
     network = make_network()
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
-    evaluation = evaluate_torch(network, images, [np.zeros((8, 8), dtype=np.uint8)] * 2)
+    evaluation = evaluate_torch(network, images, [np.zeros((8, 8), dtype=np.uint8)] * 2, FIT)
     with torch.inference_mode():
         logits = network(torch.tensor(images)).numpy()
     ordered = np.sort(logits, axis=1)
@@ -121,7 +125,7 @@ def test_counts_give_the_iou_of_the_confusion_matrix() -> None:
     truths[0, 0] = 255
     matrix = ConfusionMatrix(6)
     matrix.update(truths, found)
-    counts = image_counts(found, list(truths), 6).sum(0)
+    counts = image_counts(found, list(truths), 6, FIT.at((6, 7))).sum(0)
     np.testing.assert_allclose(iou_per_class(counts), matrix.iou_per_class)
     assert mean_iou(counts) == pytest.approx(matrix.mean_iou)
 
@@ -129,14 +133,14 @@ def test_counts_give_the_iou_of_the_confusion_matrix() -> None:
 def test_accuracy_is_measured_at_the_truths_own_size() -> None:
     class_map = np.array([[0, 1]], dtype=np.uint8)
     truth = np.array([[0, 0, 1, 1], [0, 0, 1, 0]], dtype=np.uint8)
-    counts = image_counts(class_map[None], [truth], 2).sum(0)
+    counts = image_counts(class_map[None], [truth], 2, FIT.at((1, 2))).sum(0)
     assert mean_iou(counts) == pytest.approx((4 / 5 + 3 / 4) / 2)
 
 
 def test_images_without_labels_cannot_be_evaluated(make_network) -> None:
     ignored = np.full((8, 8), 255, dtype=np.uint8)
     with pytest.raises(InputError, match="no labelled pixel"):
-        evaluate_torch(make_network(), np.zeros((1, 8, 8, 3), dtype=np.uint8), [ignored])
+        evaluate_torch(make_network(), np.zeros((1, 8, 8, 3), dtype=np.uint8), [ignored], FIT)
 
 
 def test_gates_of_fp32_can_only_be_tightened() -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from edgeseg.errors import GateFailed
+from edgeseg.preprocess import Preprocessing
 from edgeseg_export.exporting import export
 from edgeseg_export.graph.torch_export import to_onnx
 from edgeseg_export.options import Options
@@ -71,7 +72,8 @@ def judged(kind: Kind, network, images: np.ndarray) -> tuple[list[str], Evaluati
     master = to_onnx(network, *images.shape[1:3])
     ranges = observe(master, images, "minmax")
     truth = np.zeros(images.shape[1:3], dtype=np.uint8)
-    evaluation = evaluate_torch(network, images, [truth] * len(images))
+    fit = Preprocessing(height=truth.shape[0], width=truth.shape[1])
+    evaluation = evaluate_torch(network, images, [truth] * len(images), fit)
     layers = quantised_layers(kind, master)
     return (
         layers,

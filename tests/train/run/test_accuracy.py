@@ -8,7 +8,7 @@ import torch
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
 from edgeseg.metrics import ConfusionMatrix
-from edgeseg.preprocess import resize_class_map
+from edgeseg.preprocess import Preprocessing, resize_class_map
 from edgeseg_train.run.accuracy import Accuracy, evaluate
 from edgeseg_train.samples.batches import Batch
 from edgeseg_train.unet import SegmentationNetwork, UNet, UNetConfig
@@ -84,7 +84,7 @@ def test_evaluation_is_the_deployed_path_and_leaves_the_network_training() -> No
     masks = torch.stack([torch.tensor(resize_class_map(t.numpy(), 8, 12)) for t in truths])
     before = [buffer.clone() for buffer in network.buffers()]
     accuracy, expected = Accuracy(4), ConfusionMatrix(4)
-    evaluate(network, [Batch(images, masks, truths)], accuracy)
+    evaluate(network, [Batch(images, masks, truths)], accuracy, Preprocessing(height=8, width=12))
     assert network.training
     for old, new in zip(before, network.buffers(), strict=True):
         torch.testing.assert_close(old, new)

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from edgeseg.errors import InputError
+from edgeseg.preprocess import Preprocessing
 from edgeseg_train.data import open_source
 from edgeseg_train.recipe.config import Augmentation
 from edgeseg_train.samples.batches import (
@@ -26,7 +27,13 @@ SIZE = (24, 40)
 
 def prepared(name: str, cache: Path | None = None) -> PreparedSplit:
     split = open_source("synthetic:6+3").split(name)  # type: ignore[arg-type]
-    return prepare(split, SIZE, 150, keep_truth=name == "val", cache=cache)
+    return prepare(
+        split,
+        Preprocessing(height=SIZE[0], width=SIZE[1]),
+        150,
+        keep_truth=name == "val",
+        cache=cache,
+    )
 
 
 def evaluated(

@@ -25,11 +25,13 @@ import pytest
 from PIL import Image
 
 from edgeseg.errors import InputError, ResourceError
+from edgeseg.preprocess import Preprocessing
 from edgeseg_train.data import MaskIdError, open_source
 from edgeseg_train.samples import store
 from edgeseg_train.samples.prepare import PreparedSplit, default_cache, prepare
 
 SIZE = (12, 20)
+FIT = Preprocessing(height=12, width=20)
 CLASSES = 4
 FORK = multiprocessing.get_context("fork")
 
@@ -96,7 +98,7 @@ class WrongIds(Scenes):
 
 
 def prepared(split: Scenes, cache: Path | None, **options: object) -> PreparedSplit:
-    return prepare(split, SIZE, CLASSES, **{"keep_truth": True, "cache": cache, **options})
+    return prepare(split, FIT, CLASSES, **{"keep_truth": True, "cache": cache, **options})
 
 
 def folders(cache: Path) -> list[Path]:
@@ -203,7 +205,10 @@ def test_without_a_cache_pictures_are_read_when_asked_for() -> None:
 def test_the_fingerprint_is_that_of_names_and_contents() -> None:
     fingerprint = prepared(Scenes(), None).fingerprint
     assert len(fingerprint) == 64
-    assert prepare(Scenes(), (8, 8), 9, keep_truth=False, cache=None).fingerprint == fingerprint
+    assert (
+        prepare(Scenes(), FIT.at((8, 8)), 9, keep_truth=False, cache=None).fingerprint
+        == fingerprint
+    )
     assert prepared(Scenes(seed="b"), None).fingerprint != fingerprint
     assert prepared(Scenes(count=6), None).fingerprint != fingerprint
 
@@ -214,8 +219,8 @@ def test_whatever_decides_the_content_has_its_own_folder(
     for split in (Scenes(), Scenes(seed="b"), Scenes(count=6)):
         prepared(split, tmp_path)
     prepared(Scenes(), tmp_path, keep_truth=False)
-    prepare(Scenes(), (12, 21), CLASSES, keep_truth=True, cache=tmp_path)
-    prepare(Scenes(), SIZE, CLASSES + 1, keep_truth=True, cache=tmp_path)
+    prepare(Scenes(), FIT.at((12, 21)), CLASSES, keep_truth=True, cache=tmp_path)
+    prepare(Scenes(), FIT, CLASSES + 1, keep_truth=True, cache=tmp_path)
     assert len(folders(tmp_path)) == 6
     monkeypatch.setattr(PIL, "__version__", "99.0")
     prepared(Scenes(), tmp_path)
@@ -483,7 +488,7 @@ def test_ids_that_a_folders_class_table_does_not_name_always_stop(tmp_path: Path
     for bad in (1, 2):
         split = open_source(f"folder:{tmp_path}").split("train")
         with pytest.raises(MaskIdError, match=f"{bad}.png"):
-            prepare(split, SIZE, 2, keep_truth=False, cache=None, skip_bad=3)
+            prepare(split, FIT, 2, keep_truth=False, cache=None, skip_bad=3)
         (tmp_path / "images" / "train" / f"{bad}.png").unlink()
         (tmp_path / "annotations" / "train" / f"{bad}.png").unlink()
 

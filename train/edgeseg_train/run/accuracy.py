@@ -13,7 +13,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from edgeseg.labels import IGNORE_INDEX
 from edgeseg.metrics import ConfusionMatrix
-from edgeseg.preprocess import resize_class_map
+from edgeseg.preprocess import Preprocessing
 from edgeseg_train.recipe.losses import SegmentationLoss
 from edgeseg_train.samples.batches import Batch
 
@@ -72,7 +72,9 @@ def labelled_pixels(masks: Tensor) -> Tensor:
     return (masks != IGNORE_INDEX).sum()
 
 
-def evaluate(network: nn.Module, batches: Iterable[Batch], accuracy: Accuracy) -> None:
+def evaluate(
+    network: nn.Module, batches: Iterable[Batch], accuracy: Accuracy, preprocessing: Preprocessing
+) -> None:
     """Measure a network at the masks' own sizes, in fp32, as the runtime's output is used.
 
     The loss is the plain cross-entropy, whatever is trained on: so that recipes compare.
@@ -89,6 +91,7 @@ def evaluate(network: nn.Module, batches: Iterable[Batch], accuracy: Accuracy) -
         accuracy.loss.update(loss, weight=labelled_pixels(masks))
         class_maps = logits.argmax(1).to(torch.uint8).cpu().numpy()
         for class_map, truth in zip(class_maps, batch.truths, strict=True):
-            full = torch.tensor(resize_class_map(class_map, *truth.shape), device=device)
+            restored = preprocessing.restore_class_map(class_map, *truth.shape)
+            full = torch.tensor(restored, device=device)
             accuracy.confusion.update(full.long(), truth.to(device).long())
     network.train(training)

@@ -41,7 +41,7 @@ class Job:
     @property
     def size(self) -> tuple[int, int]:
         """The network's (height, width)."""
-        return self.preprocessing.height, self.preprocessing.width
+        return self.preprocessing.size
 
 
 @dataclass(frozen=True)

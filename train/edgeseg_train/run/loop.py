@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 
 from edgeseg.errors import GateFailed
 from edgeseg.metrics import ConfusionMatrix
+from edgeseg.preprocess import Preprocessing
 from edgeseg_train.recipe.config import TrainingConfig
 from edgeseg_train.recipe.losses import SegmentationLoss, distillation_loss
 from edgeseg_train.recipe.optimisation import make_optimizer, make_schedule, moving_average
@@ -52,11 +53,15 @@ class Flags(NamedTuple):
 
 @dataclass(frozen=True)
 class Data:
-    """Batches of both splits; ``batches`` says which ones the training loader gives."""
+    """Batches of both splits; ``batches`` says which ones the training loader gives.
+
+    ``preprocessing`` made the inputs and brings class maps back to the truths' sizes.
+    """
 
     batches: EpochBatches
     train: DataLoader[Any]
     val: DataLoader[Any]
+    preprocessing: Preprocessing
 
 
 @dataclass(frozen=True)
@@ -271,7 +276,7 @@ class TrainingLoop:
         """Validate, tell, and go to the next epoch."""
         start = time.perf_counter()
         network = self._validated_network()
-        evaluate(network, self._watched(self.data.val), self.val_accuracy)
+        evaluate(network, self._watched(self.data.val), self.val_accuracy, self.data.preprocessing)
         self.elapsed += time.perf_counter() - start
         val_loss, val = self.val_accuracy.compute()
         if not math.isfinite(val_loss):

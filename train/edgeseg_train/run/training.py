@@ -12,7 +12,6 @@ from torch import nn
 
 from edgeseg.errors import ArtifactError, UsageError, one_line, show
 from edgeseg.metrics import ConfusionMatrix
-from edgeseg.preprocess import resize_class_map, resize_image
 from edgeseg_train.data import SplitName, drawn
 from edgeseg_train.run.checkpoint import load_checkpoint, save_checkpoint
 from edgeseg_train.run.devices import choose_world, launch, make_fabric
@@ -162,7 +161,7 @@ class _Run:
         with self.report.reading(name, len(split.names)) as progress:
             prepared = prepare(
                 split,
-                job.size,
+                job.preprocessing,
                 job.source.labels.num_classes,
                 keep_truth=name == "val",
                 cache=self.resources.cache,
@@ -205,6 +204,7 @@ class _Run:
             batches,
             training_loader(train, batches, config.augmentation, workers),
             evaluation_loader(evaluated, config.batch_size, workers),
+            job.preprocessing,
         )
         fabric.seed_everything(config.seed, verbose=False)
         network, criterion = make_network(job), make_criterion(config, train.counts)
@@ -250,7 +250,7 @@ class _Run:
     def draw(self) -> None:
         """Draw the learning curves, and samples with the weights that were saved."""
         write_curves(self.history.epochs, self.folder)
-        split, size = self.job.source.split("val"), self.job.size
+        split, fit = self.job.source.split("val"), self.job.preprocessing
         network = load_network(self.folder, self.history.config())
         rows = []
         for index in drawn(len(split.names), SAMPLE_ROWS):
@@ -258,9 +258,9 @@ class _Run:
                 continue
             image, truth = split.image(index), split.mask(index)
             with torch.inference_mode():
-                logits = network(torch.tensor(resize_image(image, *size))[None])
+                logits = network(torch.tensor(fit.fit_image(image))[None])
             class_map = logits[0].argmax(0).to(torch.uint8).numpy()
-            rows.append((image, truth, resize_class_map(class_map, *truth.shape)))
+            rows.append((image, truth, fit.restore_class_map(class_map, *truth.shape)))
         write_samples(rows, self.job.source.labels, self.folder)
 
     def _describe(self, result: Result) -> RunConfig:

@@ -4,7 +4,8 @@ What is wrong with the data stops a training here, with the sample named, and no
 third epoch. The resized samples stay on disk (``edgeseg_train.samples.store``), so that
 epochs do not wait for JPEG decoding and all worker processes share one copy in memory:
 
-    samples = prepare(split, (512, 512), 150, keep_truth=False, cache=default_cache())
+    fit = Preprocessing(height=512, width=512)
+    samples = prepare(split, fit, 150, keep_truth=False, cache=default_cache())
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeseg.errors import InputError, first_line, show
+from edgeseg.preprocess import Preprocessing
 from edgeseg_train.data import Split
 from edgeseg_train.samples.index import ClassCounts, Index, Tally
 from edgeseg_train.samples.reading import DecodedSamples, Sample, SampleReader
@@ -74,7 +76,7 @@ def _nothing(_: object) -> None:
 
 def prepare(
     split: Split,
-    size: tuple[int, int],
+    preprocessing: Preprocessing,
     num_classes: int,
     *,
     keep_truth: bool,
@@ -90,7 +92,7 @@ def prepare(
 
     Args:
         split: the samples.
-        size: the network's (height, width).
+        preprocessing: how a picture becomes the network's input.
         num_classes: C; masks hold 0 .. C-1 and 255.
         keep_truth: keep the masks at their own sizes too, for evaluation.
         cache: the folder for the arrays of all splits and sizes, or None.
@@ -106,7 +108,7 @@ def prepare(
     """
     if not split.names:
         raise InputError("the split has no samples; expected at least one")
-    reader = SampleReader(split, size, num_classes, keep_truth)
+    reader = SampleReader(split, preprocessing, num_classes, keep_truth)
     task = _Task(reader, skip_bad, progress, note)
     if cache is None:
         return _without_cache(task)
@@ -134,7 +136,7 @@ class _Task:
 
     def needed_bytes(self) -> int:
         """Return the size of the arrays, estimated: the first truth stands for all."""
-        split, (height, width) = self.reader.split, self.reader.size
+        split, (height, width) = self.reader.split, self.reader.preprocessing.size
         each = 4 * height * width
         if self.reader.keep_truth:
             with suppress(InputError):  # reading will say so
@@ -209,7 +211,7 @@ def _prepared(
         skipped=tuple(index.skipped),
         fingerprint=index.fingerprint,
         counts=index.counts(),
-        size=task.reader.size,
+        size=task.reader.preprocessing.size,
         cache=cache,
         samples=samples,
     )
@@ -230,7 +232,7 @@ def _read_all(task: _Task, writer: Writer | None, *, with_image: bool) -> Index:
                     writer.add(*(array for array in read.sample if array is not None))
             task.progress(1)
     _check_skipped(task, tally.skipped)
-    return tally.index(task.reader.size)
+    return tally.index(task.reader.preprocessing.size)
 
 
 def _check_skipped(task: _Task, skipped: dict[str, str]) -> None:

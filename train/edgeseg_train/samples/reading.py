@@ -22,7 +22,7 @@ from edgeseg.cpu import cpu_threads
 from edgeseg.errors import InputError, show
 from edgeseg.files import sha256_bytes
 from edgeseg.labels import IGNORE_INDEX
-from edgeseg.preprocess import resize_class_map, resize_image
+from edgeseg.preprocess import Preprocessing
 from edgeseg_train.data import MaskIdError, Split
 from edgeseg_train.samples.index import FORMAT
 
@@ -54,13 +54,13 @@ class SampleReader:
 
     Attributes:
         split: the samples.
-        size: the network's (height, width).
+        preprocessing: how a picture becomes the network's input.
         num_classes: C; masks hold 0 .. C-1 and 255.
         keep_truth: samples keep their masks at their own sizes too.
     """
 
     split: Split
-    size: tuple[int, int]
+    preprocessing: Preprocessing
     num_classes: int
     keep_truth: bool
 
@@ -69,8 +69,12 @@ class SampleReader:
         names = list(self.split.names)
         stamps = [self._stamp(index) for index in range(len(names))]
         # Pillow's version, because its decoders and its resize may change.
-        parts = [FORMAT, PIL.__version__, self.size, self.num_classes, self.keep_truth]
+        parts = [FORMAT, PIL.__version__, self._fitting(), self.num_classes, self.keep_truth]
         return sha256_bytes(json.dumps([*parts, names, stamps]).encode())[:32]
+
+    def _fitting(self) -> dict[str, object]:
+        """What of the preprocessing decides the pixels; normalising happens in the network."""
+        return self.preprocessing.model_dump(mode="json", exclude={"std"})
 
     def sample(self, index: int) -> Sample:
         """Return a sample; its ids are not checked again.
@@ -123,7 +127,7 @@ class SampleReader:
         truth = self.split.mask(index)
         self._check_ids(index, truth)
         sample = self._resized(index, self.split.image(index), truth) if with_image else None
-        mask = resize_class_map(truth, *self.size) if sample is None else sample.mask
+        mask = self.preprocessing.fit_class_map(truth) if sample is None else sample.mask
         histogram = np.bincount(mask.ravel(), minlength=256).astype(np.int64, copy=False)
         return Read(sample, histogram, self.split.digest(index))
 
@@ -143,7 +147,8 @@ class SampleReader:
                 f"its mask {truth.shape} (height, width)"
             )
         kept = truth if self.keep_truth else None
-        return Sample(resize_image(image, *self.size), resize_class_map(truth, *self.size), kept)
+        fit = self.preprocessing
+        return Sample(fit.fit_image(image), fit.fit_class_map(truth), kept)
 
 
 @dataclass(frozen=True)
