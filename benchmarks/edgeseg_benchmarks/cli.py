@@ -8,9 +8,12 @@ from typing import Annotated
 
 import typer
 
+from edgeseg.bundle import Bundle
 from edgeseg.cli.output import Output, command_app, table
 from edgeseg.cli.run import BundleArgument
 from edgeseg.errors import GateFailed
+from edgeseg.sessions import BACKENDS
+from edgeseg.sessions.remembered import Measured, remember
 from edgeseg_benchmarks.bench import Plan, bench
 from edgeseg_benchmarks.latency import ModeName
 from edgeseg_benchmarks.report import COLUMNS, REPORT_MD, Report, table_rows
@@ -43,6 +46,10 @@ def main(
     min_agreement: Annotated[
         float | None, typer.Option(min=0, max=1, help="Gate: exit 5 below this agreement.")
     ] = None,
+    remember_fastest: Annotated[
+        bool,
+        typer.Option("--remember", help="Let 'auto' take what was fastest here, from now on."),
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing report.")] = False,
 ) -> int:
     """Measure accuracy and latency of a bundle against PyTorch, interleaved; write a report."""
@@ -63,7 +70,23 @@ def main(
     show_report(report, out, output)
     for failure in report.gate_failures:
         output.error(failure)
+    if remember_fastest:
+        _remember(bundle, report, output)
     return GateFailed.exit_code if report.gate_failures else 0
+
+
+def _remember(bundle: Path, report: Report, output: Output) -> None:
+    if report.gate_failures:
+        output.note("nothing is remembered: a gate failed")
+        return
+    measured = [
+        Measured(backend=row.backend, variant=row.variant, model_ms=row.model_ms.p50)
+        for row in report.rows
+        if row.backend in BACKENDS
+    ]
+    file = remember(Bundle.open(bundle), measured)
+    fastest = min(measured, key=lambda one: one.model_ms)
+    output.note(f"'auto' will take {fastest.variant} on {fastest.backend} here (kept in {file})")
 
 
 def show_report(report: Report, out: Path, output: Output) -> None:

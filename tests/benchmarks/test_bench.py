@@ -8,7 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgeseg.bundle import Bundle
 from edgeseg.cli.main import main
+from edgeseg.sessions import choose
+from edgeseg.sessions.remembered import recall
 from edgeseg_benchmarks import latency
 from edgeseg_benchmarks.report import Report, markdown, markdown_table
 
@@ -130,3 +133,30 @@ def test_bad_arguments_are_one_line_and_leave_nothing(
     assert words in error
     assert len(error.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_fastest_is_remembered_and_auto_takes_it(
+    tiny_export: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    options = ("--data", DATA, "--backend", "ort:cpu", "--remember")
+    assert bench(tiny_export, "--out", tmp_path / "a", *options) == 0
+    report = Report.model_validate_json((tmp_path / "a" / "report.json").read_bytes())
+    fastest = min(report.rows, key=lambda row: row.model_ms.p50)
+    assert f"'auto' will take {fastest.variant} on ort:cpu here" in capsys.readouterr().err
+    choice = choose(Bundle.open(tiny_export))
+    assert choice.variant == fastest.variant
+    assert f"({fastest.model_ms.p50:.1f} ms)" in choice.why
+
+
+def test_nothing_is_remembered_of_a_model_that_missed_a_gate(
+    tiny_export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    gate = ("--max-miou-drop", "0", "--min-agreement", "1")
+    options = ("--data", DATA, "--backend", "ort:cpu", "--remember", *gate)
+    assert bench(tiny_export, "--out", tmp_path / "a", *options) == 5
+    assert recall(Bundle.open(tiny_export)) == ()
