@@ -130,7 +130,10 @@ def _open(source: str | Path | bytes, name: str, formats: tuple[str, ...]) -> Im
             f"file {name} is not a readable image; expected {', '.join(formats)}"
         ) from error
     except Image.DecompressionBombError as error:
-        raise InputError(f"image {name} is too large: {first_line(error)}") from error
+        raise InputError(
+            f"image {name} is too large ({first_line(error)}); "
+            f"the limit is {MAX_PIXELS // 1_000_000} megapixels"
+        ) from error
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise InputError(f"cannot open {name}: {first_line(error)}") from error
     width, height = image.size

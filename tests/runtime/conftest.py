@@ -52,6 +52,12 @@ def tiny_bundle() -> Path:
     return TINY_BUNDLE
 
 
+@pytest.fixture(scope="session")
+def tiny_logits() -> Path:
+    """The committed bundle that also answers logits, at any size; never to be written to."""
+    return TINY_BUNDLE.with_name("tiny_logits")
+
+
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
     """A copy of the committed bundle that a test may damage."""

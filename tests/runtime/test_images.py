@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import random
+import re
 import struct
 import zlib
 from collections.abc import Callable
@@ -534,3 +537,31 @@ def test_a_mask_with_several_pages_is_refused(tmp_path: Path) -> None:
 def test_other_kinds_of_sources_are_input_errors(source: object) -> None:
     with pytest.raises(InputError, match="give a path, bytes"):
         read_image(source)
+
+
+# --- golden files: one per policy, made by tests/make_golden_images.py
+
+GOLDEN = Path(__file__).parents[1] / "data" / "images"
+EXPECTED: dict[str, dict[str, str]] = json.loads((GOLDEN / "golden.json").read_text())
+
+
+def test_every_golden_file_has_its_expectation() -> None:
+    assert {path.name for path in GOLDEN.iterdir()} == {*EXPECTED, "golden.json"}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_golden_file_gives_its_pixels_or_its_error(name: str) -> None:
+    expected = EXPECTED[name]
+    if "error" in expected:
+        with pytest.raises(InputError, match=re.escape(expected["error"])):
+            read_image(GOLDEN / name)
+        return
+    pixels = read_image(GOLDEN / name)
+    assert str(pixels.shape) == expected["shape"]
+    assert hashlib.sha256(pixels.tobytes()).hexdigest() == expected["sha256"]
+
+
+def test_all_lossless_golden_files_of_one_picture_are_equal() -> None:
+    plain = read_image(GOLDEN / "plain.png")
+    for name in ("plain.bmp", "plain.tif", "plain.webp"):
+        assert np.array_equal(read_image(GOLDEN / name), plain)
