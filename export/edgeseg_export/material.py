@@ -13,7 +13,7 @@ from edgeseg.preprocess import Preprocessing
 from edgeseg_export.options import Options
 from edgeseg_export.parity.evaluation import Evaluation, evaluate_torch
 from edgeseg_export.precision.calibration import CalibrationImages
-from edgeseg_train.data import DataSource, drawn, open_source
+from edgeseg_train.data import DataSource, drawn, network_input, open_source
 from edgeseg_train.run_folder import RunConfig
 from edgeseg_train.unet import SegmentationNetwork
 
@@ -45,7 +45,7 @@ def calibration_images(
         public_name(source.spec),
         tuple(split.names[i] for i in indices),
         tuple(
-            fits[position % len(fits)].fit_image(split.image(index))
+            network_input(split, index, fits[position % len(fits)])[0]
             for position, index in enumerate(indices)
         ),
     )
@@ -55,7 +55,7 @@ def evaluation_images(source: DataSource, count: int, fit: Preprocessing) -> NDA
     """Return up to ``count`` preprocessed validation images, uint8 (N, H, W, 3)."""
     split = source.split("val")
     chosen = drawn(len(split.names), count)
-    return np.stack([fit.fit_image(split.image(i)) for i in chosen])
+    return np.stack([network_input(split, i, fit)[0] for i in chosen])
 
 
 def evaluate(

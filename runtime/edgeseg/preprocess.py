@@ -20,6 +20,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from edgeseg.errors import InputError, UsageError, show
+from edgeseg.images import ImageSource, read_image, read_reduced
 from edgeseg.labels import IGNORE_INDEX
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -28,6 +29,7 @@ MAX_SIDE = 8192
 
 Positive = Annotated[float, Field(gt=0)]
 ResizeRule = Literal["stretch", "letterbox", "none"]
+Decode = Literal["full", "draft"]  # draft: JPEGs in no more detail than the network needs
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Preprocessing(BaseModel):
     height: int = Field(ge=1, le=MAX_SIDE)
     width: int = Field(ge=1, le=MAX_SIDE)
     resize: ResizeRule = "stretch"
+    decode: Decode = "full"
     interpolation: Literal["bilinear"] = "bilinear"  # Pillow's: antialiased when shrinking
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[Positive, Positive, Positive] = IMAGENET_STD
@@ -95,19 +98,42 @@ class Preprocessing(BaseModel):
         shown = max(1, round(height * scale)), max(1, round(width * scale))
         return Placement((self.height - shown[0]) // 2, (self.width - shown[1]) // 2, *shown)
 
-    def fit_image(self, image_hwc_u8: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return the network's input, uint8 (height, width, 3), for a uint8 (H, W, 3) image.
+    def read(self, source: ImageSource) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+        """Decode a picture as these rules say.
+
+        Returns:
+            uint8 (h, w, 3) RGB, and the (H, W) of the whole picture: the same, unless ``decode`` is
+            ``draft`` and the picture is a JPEG that is larger than the network needs.
+
+        Raises:
+            InputError: see ``edgeseg.images.read_image``.
+        """
+        if self.decode == "full":
+            image = read_image(source)
+            return image, image.shape[:2]
+        return read_reduced(source, self._shown)
+
+    def _shown(self, height: int, width: int) -> tuple[int, int]:
+        placement = self.place(height, width)
+        return placement.height, placement.width
+
+    def fit_image(
+        self, image_hwc_u8: NDArray[np.uint8], whole: tuple[int, int] | None = None
+    ) -> NDArray[np.uint8]:
+        """Return the network's input, uint8 (height, width, 3), for a uint8 (h, w, 3) image.
+
+        ``whole`` is the (H, W) of the picture where the image shows it in less detail.
 
         Raises:
             InputError: see ``place``.
         """
-        placement = self.place(*image_hwc_u8.shape[:2])
+        placement = self.place(*(whole or image_hwc_u8.shape[:2]))
         resized = resize_image(image_hwc_u8, placement.height, placement.width)
         if resized.shape[:2] == self.size:
             return resized
-        whole = np.full((*self.size, 3), self.fill, dtype=np.uint8)
-        whole[placement.window] = resized
-        return whole
+        padded = np.full((*self.size, 3), self.fill, dtype=np.uint8)
+        padded[placement.window] = resized
+        return padded
 
     def fit_class_map(self, class_map: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return a truth (H, W) as the network should see it: (height, width), 255 around it."""

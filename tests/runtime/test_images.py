@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from edgeseg.errors import EdgeSegError, InputError
-from edgeseg.images import MAX_PIXELS, check_image_array, read_image, read_mask
+from edgeseg.images import MAX_PIXELS, check_image_array, read_image, read_mask, read_reduced
 
 Pixels = NDArray[np.uint8]
 ORIENTATION = 0x0112
@@ -565,3 +565,42 @@ def test_all_lossless_golden_files_of_one_picture_are_equal() -> None:
     plain = read_image(GOLDEN / "plain.png")
     for name in ("plain.bmp", "plain.tif", "plain.webp"):
         assert np.array_equal(read_image(GOLDEN / name), plain)
+
+
+# --- JPEGs in less detail
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_a_reduced_jpeg_is_what_pillows_draft_mode_gives_upright(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    data = encoded(Image.fromarray(noise(300, 420)).resize((840, 600)), "JPEG", exif=exif)
+    asked: list[tuple[int, int]] = []
+
+    def needed(height: int, width: int) -> tuple[int, int]:
+        asked.append((height, width))
+        return (150, 100) if orientation == 6 else (100, 150)
+
+    pixels, whole = read_reduced(data, needed)
+    assert asked == [whole]
+    assert whole == ((840, 600) if orientation == 6 else (600, 840))
+    with Image.open(io.BytesIO(data)) as image:
+        image.draft("RGB", (150, 100))
+        assert image.size == (210, 150)  # a quarter: an eighth would be less than needed
+        expected = ImageOps.exif_transpose(image)
+    assert np.array_equal(pixels, np.asarray(expected))
+
+
+def test_what_cannot_be_reduced_is_read_whole() -> None:
+    image = Image.fromarray(noise(80, 120))
+    small = encoded(image, "JPEG")
+    for source in (encoded(image, "PNG"), small, image, np.asarray(image)):
+        pixels, whole = read_reduced(source, lambda height, width: (60, 100))
+        assert pixels.shape[:2] == whole == (80, 120)
+        assert np.array_equal(pixels, read_image(source))
+
+
+def test_reading_in_less_detail_refuses_what_reading_refuses() -> None:
+    for name in ("text.jpg", "truncated.jpg", "animated.png", "huge.png"):
+        with pytest.raises(InputError, match=re.escape(EXPECTED[name]["error"])):
+            read_reduced(GOLDEN / name, lambda height, width: (1, 1))

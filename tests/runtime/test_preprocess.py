@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 
 import numpy as np
 import pytest
+from PIL import Image
 from pydantic import ValidationError
 
 from edgeseg.errors import InputError, UsageError
@@ -186,3 +188,18 @@ def test_the_bytes_that_the_network_gets_are_the_golden_ones(rule: ResizeRule) -
     image = np.stack([rows * 2, columns * 3, rows * columns % 256], axis=2).astype(np.uint8)
     fitted = Preprocessing(height=48, width=64, resize=rule).fit_image(image)
     assert hashlib.sha256(fitted.tobytes()).hexdigest() == GOLDEN[rule]
+
+
+def test_drafts_are_decoded_for_the_part_of_the_input_that_shows_the_picture() -> None:
+    pixels = np.repeat(np.repeat(picture(64, 128), 8, axis=0), 8, axis=1)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=95)
+    for rule, expected in (("stretch", (128, 256)), ("letterbox", (64, 128))):
+        fit = Preprocessing(height=120, width=120, resize=rule, decode="draft")
+        image, whole = fit.read(buffer.getvalue())
+        assert (image.shape[:2], whole) == (expected, (512, 1024))
+        fitted = fit.fit_image(image, whole)
+        assert fitted.shape == (120, 120, 3)
+        full = fit.model_copy(update={"decode": "full"})
+        reference = full.fit_image(full.read(buffer.getvalue())[0])
+        assert np.abs(fitted.astype(int) - reference).mean() < 4

@@ -15,7 +15,7 @@ from edgeseg.cli.output import Output, command_app
 from edgeseg.documents import first_problem
 from edgeseg.errors import UsageError, show
 from edgeseg.files import refuse_existing
-from edgeseg.preprocess import Preprocessing, ResizeRule, parse_size
+from edgeseg.preprocess import Decode, Preprocessing, ResizeRule, parse_size
 from edgeseg_train.data import DataSource, open_source
 from edgeseg_train.data.check import run_check
 from edgeseg_train.recipe.config import (
@@ -129,6 +129,14 @@ def main(
             rich_help_panel=NETWORK,
         ),
     ] = "stretch",
+    decode: Annotated[
+        Decode,
+        typer.Option(
+            help="draft: decode large JPEGs in no more detail than the network needs, here and on "
+            "the device.",
+            rich_help_panel=NETWORK,
+        ),
+    ] = "full",
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Passes over the images.", rich_help_panel=RECIPE)
     ] = None,
@@ -312,7 +320,7 @@ def main(
         },
     )
     height, width = parse_size(size) if size is not None else base.size
-    preprocessing = Preprocessing(height=height, width=width, resize=resize)
+    preprocessing = Preprocessing(height=height, width=width, resize=resize, decode=decode)
     job = Job(source, model, preprocessing, training, options)
     return _run(job, out, resources, output, force=force)
 

@@ -528,3 +528,25 @@ def test_the_default_cache_follows_xdg(monkeypatch: pytest.MonkeyPatch, tmp_path
         assert default_cache() == tmp_path / ".cache" / "edgeseg" / "samples"
     monkeypatch.setenv("XDG_CACHE_HOME", "/big")
     assert default_cache() == Path("/big/edgeseg/samples")
+
+
+def test_draft_decoding_gives_training_the_bytes_that_a_device_gets(tmp_path: Path) -> None:
+    for kind in ("images", "annotations"):
+        (tmp_path / kind / "train").mkdir(parents=True)
+    noise = np.random.default_rng(3).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    picture = Image.fromarray(noise).resize((360, 240))
+    picture.save(tmp_path / "images" / "train" / "a.jpg", quality=90)
+    truth = np.random.default_rng(3).integers(0, 4, (240, 360), dtype=np.uint8)
+    Image.fromarray(truth).save(tmp_path / "annotations" / "train" / "a.png")
+    split = open_source(f"folder:{tmp_path}").split("train")
+    samples = {}
+    for decode in ("full", "draft"):
+        fit = Preprocessing.model_validate({"height": 32, "width": 48, "decode": decode})
+        sample = prepare(split, fit, 150, keep_truth=True, cache=tmp_path / "cache")[0]
+        image, whole = fit.read(split.encoded(0))
+        assert np.array_equal(sample.image, fit.fit_image(image, whole))
+        assert sample.truth is not None
+        assert sample.truth.shape == whole == (240, 360)
+        samples[decode] = sample
+    assert not np.array_equal(samples["full"].image, samples["draft"].image)
+    assert np.array_equal(samples["full"].mask, samples["draft"].mask)

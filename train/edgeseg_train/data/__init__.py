@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from edgeseg.errors import InputError, UsageError, show
 from edgeseg.labels import IGNORE_INDEX, Labels
+from edgeseg.preprocess import Preprocessing
 
 SplitName = Literal["train", "val"]
 
@@ -87,6 +88,21 @@ class DataSource:
         if name not in self.splits:
             raise UsageError(f"data {show(self.spec)} has no {name} images")
         return self.splits[name]
+
+
+def network_input(
+    split: Split, index: int, fit: Preprocessing
+) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    """Return what a network gets of a sample, byte for byte as on a device.
+
+    Returns:
+        uint8 (h, w, 3) at the network's size, and the (H, W) of the picture.
+    """
+    if fit.decode == "full":
+        image = split.image(index)
+        return fit.fit_image(image), image.shape[:2]
+    image, whole = fit.read(split.encoded(index))
+    return fit.fit_image(image, whole), whole
 
 
 def drawn(total: int, count: int) -> list[int]:

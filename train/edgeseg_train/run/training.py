@@ -12,7 +12,7 @@ from torch import nn
 
 from edgeseg.errors import ArtifactError, UsageError, one_line, show
 from edgeseg.metrics import ConfusionMatrix
-from edgeseg_train.data import SplitName, drawn
+from edgeseg_train.data import SplitName, drawn, network_input
 from edgeseg_train.run.checkpoint import load_checkpoint, save_checkpoint
 from edgeseg_train.run.devices import choose_world, launch, make_fabric
 from edgeseg_train.run.history import Epoch, History
@@ -258,7 +258,8 @@ class _Run:
                 continue
             image, truth = split.image(index), split.mask(index)
             with torch.inference_mode():
-                logits = network(torch.tensor(fit.fit_image(image))[None])
+                pixels, _ = network_input(split, index, fit)
+                logits = network(torch.tensor(pixels)[None])
             class_map = logits[0].argmax(0).to(torch.uint8).numpy()
             rows.append((image, truth, fit.restore_class_map(class_map, *truth.shape)))
         write_samples(rows, self.job.source.labels, self.folder)

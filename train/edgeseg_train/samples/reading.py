@@ -23,7 +23,7 @@ from edgeseg.errors import InputError, show
 from edgeseg.files import sha256_bytes
 from edgeseg.labels import IGNORE_INDEX
 from edgeseg.preprocess import Preprocessing
-from edgeseg_train.data import MaskIdError, Split
+from edgeseg_train.data import MaskIdError, Split, network_input
 from edgeseg_train.samples.index import FORMAT
 
 NAMED_IDS = 5  # so many unknown ids are named in a message
@@ -82,7 +82,7 @@ class SampleReader:
         Raises:
             InputError: unreadable, or image and mask differ in size.
         """
-        return self._resized(index, self.split.image(index), self.split.mask(index))
+        return self._fitted(index, self.split.mask(index))
 
     def attempt(self, index: int, *, with_image: bool) -> Read | InputError:
         """Return a sample that is read and checked, or what is wrong with it.
@@ -126,7 +126,7 @@ class SampleReader:
     def _read(self, index: int, *, with_image: bool) -> Read:
         truth = self.split.mask(index)
         self._check_ids(index, truth)
-        sample = self._resized(index, self.split.image(index), truth) if with_image else None
+        sample = self._fitted(index, truth) if with_image else None
         mask = self.preprocessing.fit_class_map(truth) if sample is None else sample.mask
         histogram = np.bincount(mask.ravel(), minlength=256).astype(np.int64, copy=False)
         return Read(sample, histogram, self.split.digest(index))
@@ -140,15 +140,15 @@ class SampleReader:
                 f"expected 0..{self.num_classes - 1} or {IGNORE_INDEX}"
             )
 
-    def _resized(self, index: int, image: NDArray[np.uint8], truth: NDArray[np.uint8]) -> Sample:
-        if image.shape[:2] != truth.shape:
+    def _fitted(self, index: int, truth: NDArray[np.uint8]) -> Sample:
+        image, whole = network_input(self.split, index, self.preprocessing)
+        if whole != truth.shape:
             raise InputError(
-                f"sample {show(self.split.names[index])}: the image is {image.shape[:2]}, "
+                f"sample {show(self.split.names[index])}: the image is {whole}, "
                 f"its mask {truth.shape} (height, width)"
             )
         kept = truth if self.keep_truth else None
-        fit = self.preprocessing
-        return Sample(fit.fit_image(image), fit.fit_class_map(truth), kept)
+        return Sample(image, self.preprocessing.fit_class_map(truth), kept)
 
 
 @dataclass(frozen=True)
