@@ -19,8 +19,11 @@ help:
 demo: $(STAMP)
 	$(BIN)/edgeseg demo --out demo --force
 
+# Two to four processes; a module stays in one, so that its fixtures are made once. Then the
+# runtime's tests again with nothing but the base install, as on a device.
 test: lint
-	$(BIN)/pytest --cov --cov-report=term:skip-covered
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadscope --cov --cov-report=term:skip-covered
+	PYTHONPATH=tests/base_install $(BIN)/pytest -q -p no:cacheprovider tests/runtime
 
 lint: $(STAMP)
 	$(BIN)/ruff check

@@ -97,7 +97,7 @@ def test_the_magnitudes_are_those_of_pytorchs_layers(
     config = read_config(tiny_run)
     network = load_network(tiny_run, config)
     source = material.open_data(config, EVERYTHING)
-    images = material.evaluation_images(source, layers.IMAGES, EVERYTHING.all_sizes(config)[0])
+    images = material.evaluation_images(source, layers.IMAGES, config.preprocessing)
     with torch.inference_mode():
         logits = network(torch.tensor(images))
     largest = reports["fp32"].layers[-1].largest
