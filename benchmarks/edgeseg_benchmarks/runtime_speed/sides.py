@@ -1,11 +1,4 @@
-"""What the runtime costs around the network: stages, start-up, memory, folders, installed size.
-
-    python -m edgeseg_benchmarks.runtime_speed --seed BUNDLE --edge BUNDLE --out DIR
-
-Both bundles are of 256x256 with ``int8-cpu``, of the ``seed`` and the ``edge`` preset. What is
-compared takes turns, forwards and backwards, and every start-up, memory and folder measurement has
-a process of its own; trust the ratios and the CPU times, wall times are this machine's just then.
-"""
+"""The measurements: stages of one picture, start-up, memory, folder mode, installed size."""
 
 from __future__ import annotations
 
@@ -13,79 +6,31 @@ import io
 import json
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import typer
 from PIL import Image
 
-from edgeseg.files import atomic_write
 from edgeseg.segmentation import save_png
 from edgeseg.segmenter import Segmenter
-from edgeseg_benchmarks.environment import software_facts, system_facts
+from edgeseg_benchmarks.runtime_speed.children import (
+    FIRST_MASK,
+    IMPORTS_ONLY,
+    MEMORY,
+    MODEL_ONLY,
+    PLAIN_SCRIPT,
+    python,
+)
 from edgeseg_train.data import open_source
 
 PICTURE = (512, 683)  # height, width: a typical ADE20K picture
 BACKEND, VARIANT = "ort:cpu", "int8-cpu"
-GOALS = {
-    "around_cpu_ms": 12.0,
-    "around_share": 0.10,
-    "first_mask_s": 1.0,
-    "rss_mb": 300.0,
-    "folder_throughput": 0.95,
-    "installed_mb": 60.0,
-}
 NOT_COUNTED = ("numpy", "pillow", "onnxruntime")  # the runtime itself, and what all need
-
-FIRST_MASK = """
-import sys
-from edgeseg import Segmenter
-bundle, picture, mask = sys.argv[1:]
-Segmenter.load(bundle, "ort:cpu", "int8-cpu")(picture).save(mask)
-"""
-PLAIN_SCRIPT = """
-import sys
-import numpy as np, onnxruntime
-from PIL import Image
-bundle, picture, mask = sys.argv[1:]
-session = onnxruntime.InferenceSession(bundle + "/model.int8-cpu.onnx")
-_, height, width, _ = session.get_inputs()[0].shape
-image = Image.open(picture)
-pixels = np.asarray(image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR))
-name = session.get_inputs()[0].name
-class_map = session.run(None, {name: pixels[None]})[0][0]
-Image.fromarray(class_map).resize(image.size, Image.Resampling.NEAREST).save(mask)
-"""
-IMPORTS_ONLY = "import numpy, onnxruntime, PIL.Image"
-MEMORY = """
-import re, sys
-from edgeseg import Segmenter
-bundle, picture, mask = sys.argv[1:]
-segmenter = Segmenter.load(bundle, "ort:cpu", "int8-cpu")
-for _ in range(20):
-    segmenter(picture).save(mask)
-status = open("/proc/self/status").read()
-print(*(int(re.search(name + r":\\s+(\\d+)", status)[1]) / 1024 for name in ("VmRSS", "VmHWM")))
-"""
-MODEL_ONLY = """
-import sys, time
-from edgeseg import Segmenter
-bundle, picture, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
-segmenter = Segmenter.load(bundle, "ort:cpu", "int8-cpu")
-pixels = segmenter.prepare(picture).pixels[None]
-for _ in range(5):
-    segmenter.session.infer(pixels)
-start = time.perf_counter()
-for _ in range(count):
-    segmenter.session.infer(pixels)
-print(count / (time.perf_counter() - start))
-"""
 
 
 def picture_bytes(quality: int = 90) -> bytes:
@@ -156,12 +101,6 @@ def in_turns(calls: dict[str, Callable[[], float]], rounds: int) -> dict[str, li
         for name in list(calls)[:: 1 if turn % 2 == 0 else -1]:
             found[name].append(calls[name]())
     return found
-
-
-def python(code: str, *arguments: object) -> str:
-    """Run code in a fresh interpreter and return what it printed."""
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def seconds_of(code: str, *arguments: object) -> float:
@@ -260,100 +199,3 @@ def _megabytes(package: str) -> float:
     else:
         paths = [Path(str(file.locate())) for file in metadata.files(package) or []]
     return sum(path.stat().st_size for path in paths if path.is_file()) / 1e6
-
-
-def verdicts(document: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return a row per goal: what was measured, the goal, and whether it is met."""
-    parts = ("stages", "start_up", "memory", "folder_mode", "installed")
-    measured = {key: value for part in parts for key, value in document[part].items()}
-    rows = []
-    for name, goal in GOALS.items():
-        value = measured[name]
-        met = value >= goal if name == "folder_throughput" else value <= goal
-        rows.append({"what": name, "value": value, "goal": goal, "met": met})
-    return rows
-
-
-WORDS = {
-    "around_cpu_ms": "CPU ms around the network, JPEG 683x512 to palette PNG, at 256x256",
-    "around_share": "share of the end-to-end time of the seed network in int8",
-    "first_mask_s": "seconds from process start to the first mask, edge preset",
-    "rss_mb": "MB resident after 20 pictures, edge preset in int8",
-    "folder_throughput": "folder mode's images per second over the network's alone",
-    "installed_mb": "MB of the base install beyond numpy, Pillow and ONNX Runtime",
-}
-
-
-def markdown(document: dict[str, Any]) -> str:
-    """Return the report."""
-    system = document["system"]
-    lines = [
-        "# What the runtime costs around the network",
-        "",
-        f"{system['cpu']}, {system['usable_threads']} threads, load {system['load_1min']} at the "
-        "start. Medians; what is compared took turns. See "
-        "`python -m edgeseg_benchmarks.runtime_speed --help`.",
-        "",
-        "| what | measured | goal | |",
-        "| --- | ---: | ---: | --- |",
-    ]
-    for row in document["goals"]:
-        sign = ">=" if row["what"] == "folder_throughput" else "<="
-        verdict = "met" if row["met"] else "missed"
-        lines.append(
-            f"| {WORDS[row['what']]} | {row['value']:.3g} | {sign} {row['goal']:g} | {verdict} |"
-        )
-    found = document["stages"]
-    lines += ["", "| stage | CPU ms | wall ms |", "| --- | ---: | ---: |"]
-    for name in found["cpu_ms"]:
-        lines.append(f"| {name} | {found['cpu_ms'][name]:.2f} | {found['wall_ms'][name]:.2f} |")
-    lines += ["", "| a fresh process | median s | fastest s |", "| --- | ---: | ---: |"]
-    for name, seconds in document["start_up"]["seconds"].items():
-        lines.append(f"| {name} | {median(seconds):.3f} | {min(seconds):.3f} |")
-    ratio = document["start_up"]["over_plain_script"]
-    lines += ["", f"From start to first mask edgeseg takes {ratio:.2f} times the plain script."]
-    lines += ["", "| package | MB |", "| --- | ---: |"]
-    lines += [f"| {k} | {v:.2f} |" for k, v in document["installed"]["packages_mb"].items()]
-    versions = ", ".join(f"{k} {v}" for k, v in document["software"].items() if v is not None)
-    return "\n".join([*lines, "", f"Software: {versions}.", ""])
-
-
-def measure(seed: Path, edge: Path, *, rounds: int, images: int) -> dict[str, Any]:
-    """Measure all and return the document that is written as JSON."""
-    picture = picture_bytes()
-    system = system_facts()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        path = folder / "picture.jpg"
-        path.write_bytes(picture)
-        document: dict[str, Any] = {
-            "schema": "edgeseg-runtime-speed/1",
-            "stages": stages(seed, picture, folder, 4 * rounds),
-            "start_up": start_up(edge, path, rounds),
-            "memory": memory(edge, path),
-            "folder_mode": folder_mode(edge, picture, folder, images, rounds),
-            "installed": installed(),
-            "system": system,
-            "software": software_facts(),
-        }
-    return {**document, "goals": verdicts(document)}
-
-
-def main(
-    seed: Annotated[Path, typer.Option(help="Bundle of the seed preset.")],
-    edge: Annotated[Path, typer.Option(help="Bundle of the edge preset.")],
-    out: Annotated[Path, typer.Option(help="Folder for runtime-speed.json and .md.")],
-    rounds: Annotated[int, typer.Option(min=1, help="Turns of each side.")] = 9,
-    images: Annotated[int, typer.Option(min=1, help="Pictures in the folder.")] = 60,
-) -> None:
-    """Measure, print the report, write it and all samples."""
-    document = measure(seed, edge, rounds=rounds, images=images)
-    report = markdown(document)
-    out.mkdir(parents=True, exist_ok=True)
-    atomic_write(out / "runtime-speed.json", (json.dumps(document, indent=1) + "\n").encode())
-    atomic_write(out / "runtime-speed.md", report.encode())
-    typer.echo(report)
-
-
-if __name__ == "__main__":
-    typer.run(main)
