@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from PIL import Image
 
 from edgeseg.errors import UsageError, show
 from edgeseg.files import atomic_write
+from edgeseg.images import ImageSource, read_image
 from edgeseg.labels import Labels
 
 
@@ -24,15 +26,24 @@ class Segmentation:
     Attributes:
         class_map: uint8 (H, W) at the size of the original image, ids 0 .. C-1.
         labels: names and colours of the ids.
-        image: uint8 (H, W, 3) RGB, the decoded original.
+        original: the picture, decoded or not; see ``image``.
         timings_ms: milliseconds per stage: ``decode``, ``pre``, ``compute``, ``post``.
             In a batch, ``compute`` is the batch's time divided by its size.
     """
 
     class_map: NDArray[np.uint8]
     labels: Labels
-    image: NDArray[np.uint8]
+    original: ImageSource
     timings_ms: dict[str, float]
+
+    @cached_property
+    def image(self) -> NDArray[np.uint8]:
+        """The picture, uint8 (H, W, 3) RGB; decoded now if the network needed less detail.
+
+        Raises:
+            InputError: its file is not there any more.
+        """
+        return read_image(self.original)
 
     @property
     def coverage(self) -> dict[str, float]:

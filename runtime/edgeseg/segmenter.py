@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from edgeseg.bundle import Bundle
 from edgeseg.errors import ArtifactError, UsageError
-from edgeseg.images import ImageSource, read_image
+from edgeseg.images import ImageSource
 from edgeseg.labels import Labels
 from edgeseg.preprocess import Preprocessing
 from edgeseg.segmentation import Segmentation
@@ -34,13 +34,15 @@ class Prepared:
     """A picture on its way to the network.
 
     Attributes:
-        image: uint8 (H, W, 3) RGB, the decoded original.
+        original: uint8 (H, W, 3) RGB, or where it was decoded in less detail the source itself.
+        size: (H, W) of the original.
         pixels: uint8 (h, w, 3), the network's input.
-        preprocessing: how ``pixels`` came from ``image``, at the size (h, w).
+        preprocessing: how ``pixels`` came from the original, at the size (h, w).
         timings_ms: ``decode`` and ``pre``.
     """
 
-    image: NDArray[np.uint8]
+    original: ImageSource
+    size: tuple[int, int]
     pixels: NDArray[np.uint8]
     preprocessing: Preprocessing
     timings_ms: dict[str, float]
@@ -127,11 +129,12 @@ class Segmenter:
             InputError: the picture cannot be read, or must not be resized and does not fit.
         """
         clock = _Clock()
-        image = read_image(source)
+        image, size = self.preprocessing.read(source)
         decode_ms = clock.lap()
-        pixels = self.preprocessing.fit_image(image)
+        pixels = self.preprocessing.fit_image(image, size)
         timings = {"decode": decode_ms, "pre": clock.lap()}
-        return Prepared(image, pixels, self.preprocessing, timings)
+        original = image if image.shape[:2] == size else source
+        return Prepared(original, size, pixels, self.preprocessing, timings)
 
     def infer(self, prepared: Sequence[Prepared]) -> list[Answer]:
         """Run the network once over pictures of one network size.
@@ -168,12 +171,10 @@ class Segmenter:
     def finish(self, answer: Answer) -> Segmentation:
         """Bring an answer back to its picture's size; any thread may do this."""
         clock = _Clock()
-        image = answer.prepared.image
-        class_map = answer.prepared.preprocessing.restore_class_map(
-            answer.class_map, *image.shape[:2]
-        )
+        prepared = answer.prepared
+        class_map = prepared.preprocessing.restore_class_map(answer.class_map, *prepared.size)
         timings = {**answer.timings_ms, "post": clock.lap()}
-        return Segmentation(class_map, self.labels, image, timings)
+        return Segmentation(class_map, self.labels, prepared.original, timings)
 
     def close(self) -> None:
         """Free the model; calling it again does nothing."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -19,6 +21,7 @@ from edgeseg.labels import numbered_labels
 from edgeseg.preprocess import Preprocessing
 
 Pixels = NDArray[np.uint8]
+Edit = Callable[[Callable[[dict[str, Any]], object]], None]
 INPUT = Preprocessing(height=12, width=10)
 
 
@@ -228,3 +231,23 @@ def test_a_bucketed_bundle_runs_at_its_sizes_only(tiny_bundle: Path) -> None:
     assert Segmenter.load(bundle, size=(96, 128)).preprocessing.size == (96, 128)
     with pytest.raises(UsageError, match="runs at 48x64, 96x128 only"):
         Segmenter.load(bundle, size=(64, 64))
+
+
+def test_a_draft_is_enough_for_the_mask_and_the_overlay_shows_all(
+    bundle: Path, edit_manifest: Edit, tmp_path: Path
+) -> None:
+    edit_manifest(lambda manifest: manifest["preprocessing"].__setitem__("decode", "draft"))
+    path = tmp_path / "photo.jpg"
+    Image.fromarray(scene(400, 600)).save(path, quality=95)
+    segmenter = Segmenter.load(bundle, "ort:cpu", "fp32")
+    prepared = segmenter.prepare(path)
+    assert prepared.size == (400, 600)
+    with Image.open(path) as image:
+        image.draft("RGB", (64, 48))
+        assert image.size == (75, 50)
+        expected = image.resize((64, 48), Image.Resampling.BILINEAR)
+    assert np.array_equal(prepared.pixels, np.asarray(expected))
+    result = segmenter(path)
+    assert result.class_map.shape == (400, 600)
+    assert np.array_equal(result.image, np.asarray(Image.open(path)))
+    assert result.overlay().size == (600, 400)
