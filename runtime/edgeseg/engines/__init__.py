@@ -5,5 +5,6 @@
 
 ``library`` loads ``tensorrt`` or ``tensorrt_rtx``, ``log`` collects what they say, ``device``
 names the GPU, ``document`` is what is known of an engine, ``cache`` keeps engines and trusts
-only its own. An engine is a local file: it fits one GPU, one TensorRT and one ONNX file.
+only its own, ``compatibility`` says whether one runs here. An engine is a local file: it fits one
+GPU, one TensorRT and one ONNX file.
 """

@@ -4,6 +4,7 @@
       <digest of the key>.plan    what TensorRT loads: native code, in effect
       <digest of the key>.json    the engine manifest: key, hash of the plan, attestation
       <digest of the key>.lock    held by whoever builds this engine
+      <digest of the key>.jit     kernels that TensorRT-RTX compiled for it on this GPU
 
 Loading a plan runs what is in it. So the folder must be private, and a plan is only read if
 it is a plain file of ours and has the SHA-256 that its document gives.
@@ -28,8 +29,8 @@ from edgeseg.engines.document import EngineKey, EngineManifest
 from edgeseg.errors import ArtifactError, ResourceError, show
 from edgeseg.files import atomic_write, sha256_bytes
 
-PLAN, DOCUMENT, LOCK = ".plan", ".json", ".lock"
-_OURS = re.compile(r"\.?[0-9a-f]{32}\.(plan|json|lock)(\.partial-[0-9-]+)?")
+PLAN, DOCUMENT, LOCK, KERNELS = ".plan", ".json", ".lock", ".jit"
+_OURS = re.compile(r"\.?[0-9a-f]{32}\.(plan|json|lock|jit)(\.partial-[0-9-]+)?")
 
 
 def default_cache() -> Path:
@@ -108,13 +109,29 @@ class EngineCache:
             path.chmod(0o600)  # whatever the umask is
         return self.plan_path(engine.key)
 
+    def load_kernels(self, key: EngineKey) -> bytes | None:
+        """Return the kernels that were compiled for an engine before, or None.
+
+        Raises:
+            ArtifactError: the file is not ours.
+        """
+        path = self._file(key, KERNELS)
+        return _read_own(path) if os.path.lexists(path) else None
+
+    def store_kernels(self, key: EngineKey, kernels: bytes) -> None:
+        """Keep the kernels that were compiled for an engine, for the next process."""
+        with self.locked(key, lambda _: None):
+            path = self._file(key, KERNELS)
+            atomic_write(path, kernels)
+            path.chmod(0o600)
+
     def plan_path(self, key: EngineKey) -> Path:
         """Return where the plan of ``key`` is, or would be."""
         return self._file(key, PLAN)
 
     def discard(self, key: EngineKey) -> None:
         """Remove the files of ``key``, whatever they are; of a link only the link."""
-        for suffix in (DOCUMENT, PLAN):
+        for suffix in (DOCUMENT, PLAN, KERNELS):
             self._file(key, suffix).unlink(missing_ok=True)
 
     def entries(self) -> tuple[list[EngineManifest], list[str]]:
