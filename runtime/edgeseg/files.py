@@ -26,20 +26,26 @@ def sha256_bytes(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def atomic_write(path: Path, *parts: bytes | memoryview) -> None:
-    """Replace ``path`` by ``parts``; the old content stays until the new one is on disk."""
+@contextmanager
+def partial_file(path: Path) -> Iterator[Path]:
+    """Give a name beside ``path`` to write to; it becomes ``path`` when the body succeeds."""
     # Shortened, because the name plus our suffix may exceed what a file system allows.
     unique = f"{os.getpid()}-{threading.get_ident()}"
     temporary = path.with_name(f".{path.name[:40]}.partial-{unique}")
     try:
-        with temporary.open("wb") as file:
-            for part in parts:
-                file.write(part)
-            file.flush()
+        yield temporary
+        with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def atomic_write(path: Path, *parts: bytes | memoryview) -> None:
+    """Replace ``path`` by ``parts``; the old content stays until the new one is on disk."""
+    with partial_file(path) as temporary, temporary.open("wb") as file:
+        for part in parts:
+            file.write(part)
 
 
 def refuse_existing(target: Path, marker: str, *, force: bool) -> None:
