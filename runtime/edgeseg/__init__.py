@@ -12,10 +12,16 @@ Names load on first use, so that ``edgeseg --help`` needs neither numpy nor a
 backend.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# From 1.32 ONNX Runtime's wheels for Linux report usage over the network, write a database below
+# ~/.cache and start a thread for it, which makes a forked child hang at its end. Only this variable
+# stops all three, and only before the import.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from edgeseg.bundle import Bundle

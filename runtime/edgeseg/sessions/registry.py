@@ -37,9 +37,14 @@ _ORT = "edgeseg.sessions.ort"
 
 # In the order in which `auto` takes them, unless this machine remembers a measurement.
 BACKENDS = {
+    "tensorrt": Backend("gpu", "edgeseg.sessions.tensorrt"),
+    "tensorrt-rtx": Backend("gpu", "edgeseg.sessions.tensorrt"),
     "ort:tensorrt": Backend("gpu", _ORT),
+    "ort:tensorrt-rtx": Backend("gpu", _ORT),
     "ort:cuda": Backend("gpu", _ORT),
-    "ort:cpu": Backend("cpu", _ORT),
+    "ort:cpu": Backend("cpu", _ORT),  # before OpenVINO: it is what the export's gates ran
+    "openvino": Backend("cpu", "edgeseg.sessions.openvino"),
+    "ort:openvino": Backend("cpu", _ORT),
 }
 CPU_BACKENDS = tuple(name for name, backend in BACKENDS.items() if backend.device == "cpu")
 

@@ -1,184 +1,108 @@
-"""ONNX Runtime sessions: CPU, CUDA and TensorRT execution providers, strictly."""
+"""A variant of a bundle on one of ONNX Runtime's execution providers.
+
+    edgeseg run bundles/street photo.jpg --backend ort:cpu
+
+What was asked for runs, or opening is an error. With ``Settings.allow_fallback`` it runs anyway,
+and ``fallback`` says what runs where.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeseg.bundle import Bundle
-from edgeseg.cpu import cpu_threads
-from edgeseg.errors import ArtifactError, DeviceError, ResourceError, first_line, show
+from edgeseg.errors import DeviceError
 from edgeseg.manifest import TensorSpec
-from edgeseg.sessions.protocol import (
-    Settings,
-    check_input,
-    class_map_from_logits,
-    class_map_output,
-    logits_output,
-)
+from edgeseg.sessions.base import BundleSession, check_tensors
+from edgeseg.sessions.ort.creation import Graph, Provider, create
+from edgeseg.sessions.ort.device import DeviceRunner
+from edgeseg.sessions.ort.library import CPU, import_onnxruntime, problem
+from edgeseg.sessions.ort.placement import fallback_of
+from edgeseg.sessions.ort.providers import provider_for
+from edgeseg.sessions.protocol import Settings
 
-PROVIDERS = {
-    "ort:cpu": "CPUExecutionProvider",
-    "ort:cuda": "CUDAExecutionProvider",
-    "ort:tensorrt": "TensorrtExecutionProvider",
-}
+Run = Callable[[NDArray[np.uint8], TensorSpec], NDArray[Any]]
 
-# It quantises the float biases of Q/DQ convolutions to int32. With fp16 scales the quotient
-# bias / scale overflows fp16, and fp8 graphs become wrong altogether (seen in 1.32).
-_WRONG_FOR_TENSORRT_GRAPHS = ["WeightBiasQuantization"]
+_ON_THE_GPU = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
+_DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 
 
-def problem(backend: str) -> str | None:
-    """Return why a backend cannot work here, with the fix, or None when nothing is known."""
-    extra = "cpu" if backend == "ort:cpu" else "gpu"
-    try:
-        onnxruntime = _import(extra)
-    except DeviceError as error:
-        return str(error)
-    if PROVIDERS[backend] in onnxruntime.get_available_providers():
-        return None
-    return (
-        f"onnxruntime {onnxruntime.__version__} here has no {PROVIDERS[backend]}; uninstall "
-        'onnxruntime, then: pip install "edgeseg[gpu]" (on Jetson, the wheel for your JetPack)'
-    )
+@dataclass(frozen=True)
+class _Loaded:
+    """A session of ONNX Runtime, how to run it, and what of it runs elsewhere."""
+
+    session: Any
+    run: Run
+    fallback: str | None
 
 
-class OrtSession:
+class OrtSession(BundleSession):
     """One ONNX file in ONNX Runtime on one execution provider.
 
-    ``infer`` may be called from several threads; ONNX Runtime's Run is thread-safe.
+    On the CPU several threads run at a time; on CUDA and TensorRT one, others wait.
     """
 
     def __init__(self, bundle: Bundle, backend: str, variant: str, settings: Settings) -> None:
         """Load the variant.
 
         Raises:
-            DeviceError: the provider is not there, or ONNX Runtime did not use it.
+            DeviceError: the provider is not there, or does not run the whole graph.
             ArtifactError: the file is corrupt or unsupported.
         """
-        if reason := problem(backend):
-            raise DeviceError(f"backend {backend} does not work here: {reason}")
-        self.backend, self.variant = backend, variant
-        self.fallback: str | None = None
-        self._bundle = bundle
-        self._input, self._outputs = bundle.manifest.input, bundle.manifest.outputs
-        entry = bundle.variant(variant)
+        loaded = _load(bundle, backend, variant, settings)
         name = f"{bundle.path}:{variant}"
-        model = bundle.read(entry.file)
-        self._session: Any = create_session(
-            model, PROVIDERS[backend], name, entry.target, settings.threads
-        )
-        _check_graph(self._session, self._input, self._outputs, name)
+        tensors = [*loaded.session.get_inputs(), *loaded.session.get_outputs()]
+        found = ((t.name, _DTYPES.get(t.type, t.type), len(t.shape)) for t in tensors)
+        check_tensors(found, bundle.manifest, name)
+        super().__init__(bundle, backend, variant, loaded.run, loaded.fallback)
 
-    def infer(self, images_nhwc_u8: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return class maps uint8 (N, H, W) for images uint8 (N, H, W, 3) RGB.
+    def _run(self, native: Run, images: NDArray[np.uint8], spec: TensorSpec) -> NDArray[Any]:
+        return native(images, spec)
 
-        Raises:
-            InputError: the array does not fit the model's input.
-            DeviceError: the session is closed or the device failed.
-            ResourceError: memory ran out.
-        """
-        spec = class_map_output(self._outputs)
-        output = self._run(images_nhwc_u8, spec.name)
-        if spec.dtype == "uint8":
-            class_maps: NDArray[np.uint8] = output
-            return class_maps
-        return class_map_from_logits(output)
 
-    def infer_logits(self, images_nhwc_u8: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return logits float32 (N, C, H, W) for images uint8 (N, H, W, 3) RGB.
+def _load(bundle: Bundle, backend: str, variant: str, settings: Settings) -> _Loaded:
+    entry = bundle.variant(variant)
+    graph = Graph(bundle.read(entry.file), f"{bundle.path}:{variant}", entry.target)
+    try:
+        return _load_on(backend, graph, bundle, variant, settings)
+    except DeviceError as error:
+        if not settings.allow_fallback or backend == "ort:cpu":
+            raise
+        session = create(graph, Provider(CPU), settings.threads)
+        run = _plain(session, bundle.manifest.input.name)
+        return _Loaded(session, run, f"all of it runs on {CPU}: {error}")
 
-        Raises:
-            UsageError: the bundle was exported without logits.
-            InputError, DeviceError, ResourceError: see ``infer``.
-        """
-        logits: NDArray[np.float32] = self._run(images_nhwc_u8, logits_output(self._bundle).name)
-        return logits
 
-    def _run(self, images: NDArray[np.uint8], output: str) -> NDArray[Any]:
-        check_input(images, self._input)
-        if self._session is None:
-            raise DeviceError("the session is closed; open a new one")
-        try:
-            found: NDArray[Any] = self._session.run([output], {self._input.name: images})[0]
-        except Exception as error:  # ONNX Runtime's exceptions share no useful base class
-            text = first_line(error)
-            if isinstance(error, MemoryError) or "bad_alloc" in text or "allocate" in text.lower():
-                raise ResourceError(f"out of memory during inference: {text}") from error
-            raise DeviceError(f"inference failed on {self.backend}: {text}") from error
+def _load_on(
+    backend: str, graph: Graph, bundle: Bundle, variant: str, settings: Settings
+) -> _Loaded:
+    if reason := problem(backend):
+        raise DeviceError(f"backend {backend} does not work here: {reason}")
+    onnxruntime = import_onnxruntime()
+    provider = provider_for(onnxruntime, bundle, backend, variant, settings)
+    graphs = provider.options.get("enable_cuda_graph") == "1"
+    try:
+        session = create(graph, provider, settings.threads, allow_fallback=settings.allow_fallback)
+    except DeviceError:
+        if graphs:  # which refuse nodes on the CPU, but without their names
+            create(graph, Provider(provider.name), settings.threads)
+        raise
+    fallback = fallback_of(session, provider.name) if settings.allow_fallback else None
+    input_name = bundle.manifest.input.name
+    if provider.name not in _ON_THE_GPU:
+        return _Loaded(session, _plain(session, input_name), fallback)
+    runner = DeviceRunner(onnxruntime, session, input_name, graphs=graphs)
+    return _Loaded(session, runner.run, fallback)
+
+
+def _plain(session: Any, input_name: str) -> Run:
+    def run(images: NDArray[np.uint8], output: TensorSpec) -> NDArray[Any]:
+        found: NDArray[Any] = session.run([output.name], {input_name: images})[0]
         return found
 
-    def close(self) -> None:
-        """Free the model; calling it again does nothing."""
-        self._session = None
-
-
-def _import(extra: str = "cpu") -> Any:
-    install = f'pip install "edgeseg[{extra}]"'
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise DeviceError(
-            f"onnxruntime cannot be imported ({first_line(error)}); run: {install}"
-        ) from error
-    if not hasattr(onnxruntime, "InferenceSession"):  # an empty folder is importable, too
-        raise DeviceError(
-            "onnxruntime is damaged, as after uninstalling one of onnxruntime and onnxruntime-gpu; "
-            f"uninstall both, then: {install}"
-        )
-    return onnxruntime
-
-
-def create_session(
-    model: bytes, provider: str, name: str, target: str, threads: int | None = None
-) -> Any:
-    """Load a graph; ``target`` is the variant's, ``threads`` None takes all that are ours.
-
-    Raises:
-        ArtifactError: ONNX Runtime cannot load it on the CPU.
-        DeviceError: the provider cannot load it, or is not used.
-    """
-    onnxruntime = _import()
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or cpu_threads()
-    options.log_severity_level = 3  # errors only; warnings go to stderr and look like faults
-    options.add_session_config_entry("session.force_spinning_stop", "1")  # idle when not running
-    try:
-        session = onnxruntime.InferenceSession(
-            model,
-            sess_options=options,
-            providers=[provider],
-            enable_fallback=0,
-            disabled_optimizers=_WRONG_FOR_TENSORRT_GRAPHS if target == "tensorrt" else None,
-        )
-    except Exception as error:  # ONNX Runtime's exceptions share no useful base class
-        if provider == PROVIDERS["ort:cpu"]:
-            raise ArtifactError(
-                f"onnxruntime {onnxruntime.__version__} cannot load {show(name)}: "
-                f"{first_line(error)}"
-            ) from error
-        raise DeviceError(f"{provider} cannot load {show(name)}: {first_line(error)}") from error
-    if session.get_providers()[0] != provider:
-        raise DeviceError(
-            f"asked for {provider}, but onnxruntime fell back to {session.get_providers()[0]}; "
-            "run 'edgeseg doctor'"
-        )
-    return session
-
-
-def _check_graph(
-    session: Any, wanted: TensorSpec, outputs: tuple[TensorSpec, ...], name: str
-) -> None:
-    """Check that the graph has the tensors that the manifest describes."""
-    types = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}
-    found = {
-        (t.name, t.type, len(t.shape)) for t in [*session.get_inputs(), *session.get_outputs()]
-    }
-    for spec in (wanted, *outputs):
-        if (spec.name, types[spec.dtype], len(spec.shape)) not in found:
-            raise ArtifactError(
-                f"{show(name)} has no tensor {show(spec.name)} of {spec.dtype} {spec.shape}, which "
-                "the manifest promises; export the bundle again"
-            )
+    return run
