@@ -7,13 +7,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(notdir $(PYTHON))
 CODE := runtime train export benchmarks tests
 
-.PHONY: demo test lint install clean help
+.PHONY: aarch64 demo test lint install clean help
 
 help:
 	@echo "make demo     train, export, verify, run and benchmark on synthetic scenes (4 minutes)"
 	@echo "make test     lint, types and all tests"
 	@echo "make lint     only ruff, mypy and codespell"
 	@echo "make install  only the set-up, in $(VENV)"
+	@echo "make aarch64  the base install under emulation, compared with this machine"
 	@echo "make clean    remove $(VENV), caches and the demo"
 
 demo: $(STAMP)
@@ -30,6 +31,10 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/codespell
+
+# Not part of `make test`: downloads 400 MB the first time, and needs an x86-64 Debian 12.
+aarch64: $(STAMP)
+	tests/aarch64/check.sh
 
 install: $(STAMP)
 

@@ -15,7 +15,7 @@ from edgeseg.cli.main import COMMANDS
 from edgeseg_benchmarks.report import Report, markdown_table
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("*/README.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("*/[A-Z]*.md"))]
 README = ROOT / "README.md"
 
 
