@@ -100,7 +100,7 @@ def _first_that_works(bundle: Bundle, variant: str | None) -> Choice:
         if reason := _obstacle(bundle, name, wanted):
             passed.append(f"{name} not: {reason}")
             continue
-        why = [f"auto: first of {', '.join(BACKENDS)} that works here", *passed]
+        why = ["auto: the first that works here", *passed]
         if variant is None:
             why.append(f"variant {wanted} is the default there")
         return Choice(name, wanted, "; ".join(why))
