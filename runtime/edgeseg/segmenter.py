@@ -13,48 +13,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeseg.answer import Answer, Prepared
 from edgeseg.bundle import Bundle
 from edgeseg.errors import ArtifactError, UsageError
 from edgeseg.images import ImageSource
 from edgeseg.labels import Labels
 from edgeseg.preprocess import Preprocessing
+from edgeseg.restore import Ranked, rank
 from edgeseg.segmentation import Segmentation
 from edgeseg.sessions import AUTO, Session, Settings, open_session
+from edgeseg.sessions.protocol import logits_output
 
-
-@dataclass(frozen=True)
-class Prepared:
-    """A picture on its way to the network.
-
-    Attributes:
-        original: uint8 (H, W, 3) RGB, or where it was decoded in less detail the source itself.
-        size: (H, W) of the original.
-        pixels: uint8 (h, w, 3), the network's input.
-        preprocessing: how ``pixels`` came from the original, at the size (h, w).
-        timings_ms: ``decode`` and ``pre``.
-    """
-
-    original: ImageSource
-    size: tuple[int, int]
-    pixels: NDArray[np.uint8]
-    preprocessing: Preprocessing
-    timings_ms: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the network said of a picture: uint8 (h, w) class map at the network's size."""
-
-    prepared: Prepared
-    class_map: NDArray[np.uint8]
-    timings_ms: dict[str, float]
+__all__ = ["Answer", "Prepared", "Segmenter", "network_size"]
 
 
 class Segmenter:
@@ -64,11 +40,24 @@ class Segmenter:
     is what makes benchmarks of different backends comparable.
     """
 
-    def __init__(self, session: Session, labels: Labels, preprocessing: Preprocessing) -> None:
-        """Use an open session; ``preprocessing`` is for the size that the network will run at."""
+    def __init__(
+        self,
+        session: Session,
+        labels: Labels,
+        preprocessing: Preprocessing,
+        *,
+        smooth: bool = False,
+        confidence: bool = False,
+    ) -> None:
+        """Use an open session; ``preprocessing`` is for the size that the network will run at.
+
+        With ``smooth`` or ``confidence`` the session must have logits; see ``load``.
+        """
         self.session = session
         self.labels = labels
         self.preprocessing = preprocessing
+        self.smooth = smooth
+        self.confidence = confidence
 
     @classmethod
     def load(
@@ -81,6 +70,8 @@ class Segmenter:
         batch: int = 1,
         threads: int | None = None,
         allow_fallback: bool = False,
+        smooth: bool = False,
+        confidence: bool = False,
     ) -> Segmenter:
         """Open a bundle on a backend.
 
@@ -94,16 +85,23 @@ class Segmenter:
             threads: of the CPU; None takes as many as this process may use.
             allow_fallback: let what the backend cannot run run on the CPU; the session's
                 ``fallback`` then says what.
+            smooth: bring the logits to the picture's size (bilinear) and take the best class after
+                that; else the class map is brought there (nearest).
+            confidence: also say how far the best class is ahead: ``Segmentation.confidence``.
 
         Raises:
+            UsageError: smooth or confidence, and the bundle has no logits.
             ArtifactError, DeviceError, UsageError: see ``Bundle.open`` and ``open_session``.
         """
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        if smooth or confidence:
+            logits_output(opened)
         checked = network_size(opened, size)
         settings = Settings(checked, batch, threads, allow_fallback)
         session = open_session(opened, backend, variant, settings)
         manifest = opened.manifest
-        return cls(session, manifest.labels, manifest.preprocessing.at(checked))
+        preprocessing = manifest.preprocessing.at(checked)
+        return cls(session, manifest.labels, preprocessing, smooth=smooth, confidence=confidence)
 
     def __call__(self, image: ImageSource) -> Segmentation:
         """Segment one picture: a path, bytes, a PIL image or a uint8 (H, W, 3) RGB array.
@@ -134,7 +132,8 @@ class Segmenter:
         pixels = self.preprocessing.fit_image(image, size)
         timings = {"decode": decode_ms, "pre": clock.lap()}
         original = image if image.shape[:2] == size else source
-        return Prepared(original, size, pixels, self.preprocessing, timings)
+        name = Path(source).name if isinstance(source, str | Path) else ""
+        return Prepared(original, size, pixels, self.preprocessing, timings, name)
 
     def infer(self, prepared: Sequence[Prepared]) -> list[Answer]:
         """Run the network once over pictures of one network size.
@@ -148,33 +147,54 @@ class Segmenter:
         clock = _Clock()
         stacked = np.stack([one.pixels for one in prepared])
         stack_ms = clock.lap() / len(prepared)
-        class_maps = self.session.infer(stacked)
+        ranked, logits = self._run(stacked)
         compute_ms = clock.lap() / len(prepared)
-        if (highest := int(class_maps.max())) >= self.labels.num_classes:
-            raise ArtifactError(
-                f"the model answered class {highest}, but its bundle names only "
-                f"{self.labels.num_classes} classes; export the bundle again"
-            )
         return [
             Answer(
                 one,
-                class_map,
+                found.class_map,
                 {
                     "decode": one.timings_ms["decode"],
                     "pre": one.timings_ms["pre"] + stack_ms,
                     "compute": compute_ms,
                 },
+                found.margin,
+                logits[i] if logits is not None and self.smooth else None,
             )
-            for one, class_map in zip(prepared, class_maps, strict=True)
+            for i, (one, found) in enumerate(zip(prepared, ranked, strict=True))
         ]
+
+    def _run(self, images: NDArray[np.uint8]) -> tuple[list[Ranked], NDArray[np.float32] | None]:
+        """Return what won in each image, and the logits where they were needed."""
+        if not (self.smooth or self.confidence):
+            class_maps = self.session.infer(images)
+            self._check_classes(int(class_maps.max()) + 1)
+            return [Ranked(class_map) for class_map in class_maps], None
+        logits = self.session.infer_logits(images)
+        self._check_classes(logits.shape[1])
+        return [rank(one, margin=self.confidence) for one in logits], logits
+
+    def _check_classes(self, count: int) -> None:
+        if count > self.labels.num_classes:
+            raise ArtifactError(
+                f"the model answered class {count - 1}, but its bundle names only "
+                f"{self.labels.num_classes} classes; export the bundle again"
+            )
 
     def finish(self, answer: Answer) -> Segmentation:
         """Bring an answer back to its picture's size; any thread may do this."""
         clock = _Clock()
         prepared = answer.prepared
-        class_map = prepared.preprocessing.restore_class_map(answer.class_map, *prepared.size)
+        restored = answer.restored()
         timings = {**answer.timings_ms, "post": clock.lap()}
-        return Segmentation(class_map, self.labels, prepared.original, timings)
+        return Segmentation(
+            restored.class_map,
+            self.labels,
+            prepared.original,
+            timings,
+            restored.margin,
+            prepared.name,
+        )
 
     def close(self) -> None:
         """Free the model; calling it again does nothing."""

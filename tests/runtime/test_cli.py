@@ -5,9 +5,12 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -137,7 +140,7 @@ def test_every_runtime_command_has_help_and_refuses_unknown_options(
         ("info",),
         ("info", "a", "b"),
         ("verify",),
-        ("doctor", "now"),
+        ("doctor", "now", "then"),
         ("run", "b", "a.png", "--out"),
         ("run", "b", "a.png", "--out", "o", "--batch", "0"),
         ("run", "b", "a.png", "--out", "o", "--batch", "x\n\x1b[31my"),
@@ -374,11 +377,12 @@ def test_without_onnxruntime_running_is_6_and_info_still_works(
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     source = pictures(["a.png"])
     out = source.parent / "out"
-    done = edgeseg("run", tiny_bundle, source, "--out", out, "--quiet")
+    there = ("--backend", "ort:cpu")  # openvino may be installed, too
+    done = edgeseg("run", tiny_bundle, source, "--out", out, "--quiet", *there)
     assert done.code == 6
     assert 'pip install "edgeseg[cpu]"' in done.error_line
     assert not out.exists()
-    assert edgeseg("verify", tiny_bundle).code == 6
+    assert edgeseg("verify", tiny_bundle, *there).code == 6
     assert edgeseg("info", tiny_bundle).code == 0
     assert edgeseg("doctor").code == 0
 
@@ -579,6 +583,231 @@ def test_bad_pictures_among_good_ones_are_listed_and_the_good_are_written(
     assert all(line.startswith("edgeseg: error: ") for line in lines)
 
 
+def test_one_bad_picture_of_a_hundred_costs_one_line(
+    edgeseg: Cli, tiny_bundle: Path, pictures: Pictures
+) -> None:
+    source = pictures([f"{i:03d}.png" for i in range(12)])
+    for i in range(12, 100):
+        shutil.copy(source / f"{i % 12:03d}.png", source / f"{i:03d}.png")
+    (source / "050.png").write_text("no picture")
+    out = source.parent / "out"
+    done = edgeseg("run", tiny_bundle, source, "--out", out, "--json", "--quiet")
+    assert done.code == 3
+    assert "050.png' is not a readable image" in done.error_line
+    entries = done.document["images"]
+    assert [Path(entry["image"]).name for entry in entries] == names(source)
+    assert [i for i, entry in enumerate(entries) if "error" in entry] == [50]
+    assert names(out) == [name for name in names(source) if name != "050.png"]
+    segmenter = Segmenter.load(tiny_bundle, "ort:cpu")
+    for i in (0, 49, 51, 99):
+        with Image.open(out / f"{i:03d}.png") as mask:
+            expected = segmenter(source / f"{i:03d}.png").class_map
+            assert np.array_equal(np.asarray(mask), expected)
+
+
+def test_with_fail_fast_the_first_bad_picture_ends_everything(
+    edgeseg: Cli, tiny_bundle: Path, pictures: Pictures
+) -> None:
+    source = pictures([f"{i:02d}.png" for i in range(30)])
+    (source / "03.png").write_text("no picture")
+    (source / "07.png").write_text("no picture")
+    out = source.parent / "out"
+    done = edgeseg("run", tiny_bundle, source, "--out", out, "--quiet", "--fail-fast")
+    assert done.code == 3
+    assert "03.png' is not a readable image" in done.error_line
+    assert set(names(out)) >= {"00.png", "01.png", "02.png"}
+    assert len(names(out)) < 28
+
+
+def test_skip_existing_goes_on_after_an_interrupt(
+    edgeseg: Cli, tiny_bundle: Path, pictures: Pictures
+) -> None:
+    source = pictures([f"{i}.png" for i in range(5)])
+    out = source.parent / "out"
+    assert edgeseg("run", tiny_bundle, source, "--out", out).code == 0
+    expected = {path.name: path.read_bytes() for path in out.iterdir()}
+    (out / "1.png").unlink()
+    (out / "2.png").write_bytes(expected["2.png"][:-20])  # cut, as by a copy that broke off
+    (out / "3.png").write_bytes(b"no mask")
+    before = (out / "0.png").stat().st_mtime_ns
+    words = ("run", tiny_bundle, source, "--out", out, "--skip-existing")
+    document = edgeseg(*words, "--json").document
+    assert (document["segmented"], document["skipped"], document["failed"]) == (3, 2, 0)
+    skipped = [Path(entry["image"]).name for entry in document["images"] if "skipped" in entry]
+    assert [Path(entry["image"]).name for entry in document["images"]] == sorted(expected)
+    assert skipped == ["0.png", "4.png"]
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == expected
+    assert (out / "0.png").stat().st_mtime_ns == before
+    done = edgeseg(*words)
+    assert "0 of 5 images segmented" in done.out
+    assert "5 were there already" in done.out
+
+
+def test_skip_existing_wants_every_format(
+    edgeseg: Cli, tiny_bundle: Path, pictures: Pictures
+) -> None:
+    source = pictures(["a.png", "b.png"])
+    out = source.parent / "out"
+    words = ("run", tiny_bundle, source, "--out", out, "--format", "png,npy")
+    assert edgeseg(*words).code == 0
+    (out / "b.npy").write_bytes(b"")
+    document = edgeseg(*words, "--skip-existing", "--json").document
+    assert (document["segmented"], document["skipped"]) == (1, 1)
+    assert np.load(out / "b.npy").shape == (31, 40)
+
+
+def test_skip_existing_and_force_exclude_each_other(
+    edgeseg: Cli, tiny_bundle: Path, pictures: Pictures
+) -> None:
+    source = pictures(["a.png"])
+    out = source.parent / "out"
+    done = edgeseg("run", tiny_bundle, source, "--out", out, "--skip-existing", "--force")
+    assert done.code == 2
+    assert "give one of them" in done.error_line
+
+
+def test_formats_are_written_beside_each_other_and_listed(
+    edgeseg: Cli, tiny_bundle: Path, pictures: Pictures
+) -> None:
+    source = pictures(["a.png"])
+    out = source.parent / "out"
+    words = ("run", tiny_bundle, source, "--out", out, "--json")
+    document = edgeseg(*words, "--format", "npy,png", "--format", "overlay").document
+    assert names(out) == ["a.npy", "a.overlay.png", "a.png"]
+    [entry] = document["images"]
+    assert entry["mask"] == str(out / "a.png")
+    assert entry["files"] == {
+        "npy": str(out / "a.npy"),
+        "png": str(out / "a.png"),
+        "overlay": str(out / "a.overlay.png"),
+    }
+    with Image.open(out / "a.png") as mask:
+        assert np.array_equal(np.load(out / "a.npy"), np.asarray(mask))
+    only = source.parent / "only"
+    document = edgeseg("run", tiny_bundle, source, "--out", only, "--format", "npy", "--json")
+    assert names(only) == ["a.npy"]
+    assert "mask" not in document.document["images"][0]
+    done = edgeseg(*words, "--format", "jpeg", "--force")
+    assert (done.code, "no format 'jpeg'" in done.error_line) == (2, True)
+
+
+def test_confidence_and_smooth_need_a_bundle_with_logits(
+    edgeseg: Cli, tiny_bundle: Path, tiny_logits: Path, pictures: Pictures
+) -> None:
+    source = pictures(["a.png"])
+    out = source.parent / "out"
+    for option in (("--smooth",), ("--confidence",), ("--format", "confidence")):
+        done = edgeseg("run", tiny_bundle, source, "--out", out, "--quiet", *option)
+        assert done.code == 2
+        assert "--output both" in done.error_line
+        assert not out.exists()
+    words = ("run", tiny_logits, source, "--out", out, "--smooth", "--confidence")
+    assert edgeseg(*words, "--variant", "fp32").code == 0
+    assert names(out) == ["a.confidence.png", "a.png"]
+    segmenter = Segmenter.load(tiny_logits, "ort:cpu", "fp32", smooth=True)
+    with Image.open(out / "a.png") as mask:
+        assert np.array_equal(np.asarray(mask), segmenter(source / "a.png").class_map)
+
+
+def test_tiles_see_the_picture_at_its_own_scale(
+    edgeseg: Cli, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    from edgeseg.tiling import TiledSegmenter
+
+    rng = np.random.default_rng(1)
+    picture = rng.integers(0, 256, (100, 150, 3), dtype=np.uint8)
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_text("no picture")
+    out = tmp_path / "out"
+    words = ("run", tiny_bundle, tmp_path / "a.png", tmp_path / "b.png", "--out", out)
+    done = edgeseg(*words, "--tile", "48x64", "--overlap", 16, "--batch", 4, "--quiet")
+    assert done.code == 3
+    assert "b.png' is not a readable image" in done.error_line
+    tiled = TiledSegmenter(Segmenter.load(tiny_bundle, "ort:cpu", size=(48, 64)), 16)
+    with Image.open(out / "a.png") as mask:
+        assert np.array_equal(np.asarray(mask), tiled(picture).class_map)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--overlap", 4), "give --tile HxW, too"),
+        (("--tile", "48x64", "--size", "48x64"), "leave --size out"),
+        (("--tile", "48x64", "--smooth"), "leave that option out"),
+        (("--tile", "48x64", "--confidence"), "leave that option out"),
+        (("--tile", "48x64", "--overlap", 48), "overlap"),
+        (("--tile", "64x64"), "runs at 48x64 only"),
+        (("--show",), "--show is for video and cameras"),
+        (("--limit", 3), "--limit is for video and cameras"),
+        (("--no-drop",), "--drop is for video and cameras"),
+        (("--alpha", 0.5), "--alpha is for video and cameras"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(
+    edgeseg: Cli,
+    tiny_bundle: Path,
+    pictures: Pictures,
+    options: tuple[Any, ...],
+    message: str,
+) -> None:
+    source = pictures(["a.png"])
+    out = source.parent / "out"
+    done = edgeseg("run", tiny_bundle, source, "--out", out, "--quiet", *options)
+    assert done.code == 2
+    assert message in done.error_line
+    assert not out.exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends itself a signal")
+def test_an_interrupt_says_how_far_it_came_and_leaves_whole_masks(
+    edgeseg: Cli, tiny_bundle: Path, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = pictures([f"{i:02d}.png" for i in range(30)])
+    out = source.parent / "out"
+    real = Segmenter.prepare
+
+    def prepare(self: Segmenter, path: Any) -> Any:
+        if path.name == "10.png":
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(self, path)
+
+    monkeypatch.setattr(Segmenter, "prepare", prepare)
+    before = set(threading.enumerate())
+    done = edgeseg("run", tiny_bundle, source, "--out", out, "--quiet")
+    assert set(threading.enumerate()) == before
+    assert done.code == 130
+    assert re.fullmatch(
+        r"edgeseg: interrupted: \d+ of 30 images were segmented; "
+        r"--skip-existing goes on from there\n",
+        done.err,
+    )
+    for path in out.iterdir():
+        with Image.open(path) as mask:
+            mask.load()
+    assert len(names(out)) < 30
+
+
+@pytest.mark.parametrize("error", [DeviceError("the GPU is lost"), ResourceError("no memory")])
+def test_a_device_that_fails_ends_a_folder_with_its_status(
+    edgeseg: Cli,
+    tiny_bundle: Path,
+    pictures: Pictures,
+    monkeypatch: pytest.MonkeyPatch,
+    error: EdgeSegError,
+) -> None:
+    source = pictures([f"{i:02d}.png" for i in range(30)])
+
+    def fail(self: Segmenter, prepared: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(Segmenter, "infer", fail)
+    before = set(threading.enumerate())
+    done = edgeseg("run", tiny_bundle, source, "--out", source.parent / "out", "--quiet")
+    assert (done.code, done.out) == (error.exit_code, "")
+    assert done.error_line == f"edgeseg: error: {error}"
+    assert set(threading.enumerate()) == before
+
+
 def test_damaged_pictures_print_no_warnings_of_libraries(tmp_path: Path, tiny_bundle: Path) -> None:
     image = Image.new("RGB", (8, 8))
     exif = b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01"
@@ -666,7 +895,8 @@ def test_a_mask_and_an_overlay_of_one_name_are_refused(
     out = source.parent / "out"
     done = edgeseg("run", tiny_bundle, source, "--out", out, "--overlay", "--force")
     assert done.code == 2
-    assert "a mask and an overlay would both be written to" in done.error_line
+    assert "a.overlay.png' as png and " in done.error_line
+    assert "a.png' as overlay would both be written to" in done.error_line
     assert edgeseg("run", tiny_bundle, source, "--out", out).code == 0
 
 

@@ -1,22 +1,20 @@
-"""``edgeseg run BUNDLE SOURCE... --out DIR``: segment files, folders and globs."""
+"""``edgeseg run BUNDLE SOURCE... --out PLACE``: segment pictures, a video or a camera."""
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from edgeseg.bundle import Bundle
+from edgeseg.cli.loading import Model
 from edgeseg.cli.output import Output, command_app
-from edgeseg.cli.targets import expand_sources, overlay_path, plan_targets
-from edgeseg.errors import InputError
-from edgeseg.images import read_image
+from edgeseg.cli.wishes import list_formats, plan_tiles
+from edgeseg.errors import UsageError, show
+from edgeseg.outputs import FORMATS, needs_confidence
 from edgeseg.preprocess import parse_size
-from edgeseg.segmentation import Segmentation, save_png
-from edgeseg.segmenter import Segmenter
-from edgeseg.sessions import AUTO, BACKENDS, choose
+from edgeseg.sessions import AUTO, BACKENDS
+from edgeseg.streams.source import is_stream, redacted
 
 BundleArgument = Annotated[Path, typer.Argument(help="Folder that 'edgeseg export' wrote.")]
 BackendOption = Annotated[str, typer.Option(help=f"{AUTO}, {', '.join(BACKENDS)}.")]
@@ -24,96 +22,226 @@ VariantOption = Annotated[
     str | None, typer.Option(help="Variant of the model; default: the best for the backend.")
 ]
 
+ALPHA = 0.55
+PICTURES = ("formats", "overlay", "confidence", "tile", "overlap", "skip_existing", "fail_fast")
+STREAMS = ("alpha", "drop", "limit", "seconds", "window")
+RAY = ("ray_address", "workers", "gpus_per_worker")
+NOT_WITH_RAY = (*(name for name in PICTURES if name != "skip_existing"), *STREAMS)
+_FOR_PICTURES = "Pictures"
+_FOR_STREAMS = "Video and cameras"
+_FOR_RAY = "Several machines"
+
 
 def main(
     ctx: typer.Context,
     bundle: BundleArgument,
-    sources: Annotated[list[str], typer.Argument(help="Images, folders or glob patterns.")],
-    out: Annotated[Path, typer.Option(help="Folder for the masks (made if missing).")],
-    overlay: Annotated[
-        bool, typer.Option("--overlay", help="Also write NAME.overlay.png.")
-    ] = False,
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            help="Images, folders or glob patterns; or one stream: a video file, rtsp://..., "
+            "/dev/video0, csi://0. With --ray one folder or address (s3://...)."
+        ),
+    ],
+    out: Annotated[
+        str | None,
+        typer.Option(help="Folder for the masks (made if missing), or the video to write."),
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, max=1024, help="Images per network call.")] = 1,
     backend: BackendOption = AUTO,
     variant: VariantOption = None,
     size: Annotated[
         str | None, typer.Option(help="HxW to run at, for bundles with a dynamic size.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite existing masks.")] = False,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads of the network; default: all.")
+    ] = None,
+    allow_fallback: Annotated[
+        bool, typer.Option("--allow-fallback", help="Run on the CPU what the backend cannot.")
+    ] = False,
+    smooth: Annotated[
+        bool,
+        typer.Option(
+            "--smooth", help="Smooth edges: enlarge logits, not class maps, where there are any."
+        ),
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite existing outputs.")] = False,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format",
+            help=f"What to write, also several: {','.join(FORMATS)}. [default: png]",
+            rich_help_panel=_FOR_PICTURES,
+        ),
+    ] = None,
+    overlay: Annotated[
+        bool,
+        typer.Option(
+            "--overlay", help="Also write NAME.overlay.png.", rich_help_panel=_FOR_PICTURES
+        ),
+    ] = False,
+    confidence: Annotated[
+        bool,
+        typer.Option(
+            "--confidence",
+            help="Also write NAME.confidence.png: the lead of the best class.",
+            rich_help_panel=_FOR_PICTURES,
+        ),
+    ] = False,
+    tile: Annotated[
+        str | None,
+        typer.Option(
+            help="Cut pictures into tiles of HxW instead of resizing them.",
+            rich_help_panel=_FOR_PICTURES,
+        ),
+    ] = None,
+    overlap: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Pixels that tiles share; default: see --tile.",
+            rich_help_panel=_FOR_PICTURES,
+        ),
+    ] = None,
+    skip_existing: Annotated[
+        bool,
+        typer.Option(
+            "--skip-existing",
+            help="Keep outputs that are there and whole: go on after an interrupt.",
+            rich_help_panel=_FOR_PICTURES,
+        ),
+    ] = False,
+    fail_fast: Annotated[
+        bool,
+        typer.Option(
+            "--fail-fast", help="Stop at the first bad picture.", rich_help_panel=_FOR_PICTURES
+        ),
+    ] = False,
+    alpha: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, help="Weight of the class colours.", rich_help_panel=_FOR_STREAMS
+        ),
+    ] = ALPHA,
+    drop: Annotated[
+        bool | None,
+        typer.Option(
+            "--drop/--no-drop",
+            help="Take the newest frame, drop those that came meanwhile. "
+            "[default: for cameras and live streams]",
+            rich_help_panel=_FOR_STREAMS,
+            show_default=False,
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="End after so many frames.", rich_help_panel=_FOR_STREAMS),
+    ] = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001, help="End after so many seconds of the stream.", rich_help_panel=_FOR_STREAMS
+        ),
+    ] = None,
+    window: Annotated[
+        bool,
+        typer.Option(
+            "--show", help="Show the stream in a window (OpenCV).", rich_help_panel=_FOR_STREAMS
+        ),
+    ] = False,
+    ray: Annotated[
+        bool,
+        typer.Option(
+            "--ray",
+            help="Spread the pictures over processes or machines, with Ray.",
+            rich_help_panel=_FOR_RAY,
+        ),
+    ] = False,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            help="A running cluster: auto, ray://HOST:PORT; default: one on this machine.",
+            rich_help_panel=_FOR_RAY,
+        ),
+    ] = None,
+    workers: Annotated[
+        int,
+        typer.Option(min=1, max=10_000, help="Sessions at a time.", rich_help_panel=_FOR_RAY),
+    ] = 2,
+    gpus_per_worker: Annotated[
+        float,
+        typer.Option(min=0, help="0.5 lets two share a GPU.", rich_help_panel=_FOR_RAY),
+    ] = 0,
 ) -> int:
-    """Write one palette PNG of class ids per image, at the image's own size.
+    """Write one palette PNG of class ids per image, at the image's own size; or a video.
 
     Pictures that cannot be read are listed, the others are segmented, and the exit status is 3.
+    A stream becomes a video of its overlay; what was done before it broke off is kept.
     """
-    opened = Bundle.open(bundle)
-    choice = choose(opened, backend, variant)
-    targets = plan_targets(expand_sources(sources), out, overlay=overlay, force=force)
-    wanted = parse_size(size) if size else None
-    output: Output = ctx.obj
-    output.note(f"{choice.variant} on {choice.backend} ({choice.why})")
-    with Segmenter.load(opened, choice.backend, choice.variant, wanted) as segmenter:
-        out.mkdir(parents=True, exist_ok=True)
-        start = time.perf_counter()
-        entries = _segment_all(segmenter, targets, batch, overlay=overlay, output=output)
-        seconds = time.perf_counter() - start
-    failed = [entry for entry in entries if "error" in entry]
-    done = len(entries) - len(failed)
-    document = {
-        "backend": choice.backend,
-        "variant": choice.variant,
-        "out": str(out),
-        "images": entries,
-        "segmented": done,
-        "failed": len(failed),
-        "seconds": round(seconds, 3),
-    }
-    rate = f"{done / seconds:.1f} images/s" if done else "nothing segmented"
-    summary = (
-        f"{done} of {len(entries)} images segmented in {seconds:.1f} s ({rate}); masks in {out}"
+    streams = [] if ray else [source for source in sources if is_stream(source)]
+    _check_together(ctx, sources, streams, ray=ray)
+    if out is None and not window:
+        raise UsageError("--out is missing: where the result goes; see --help")
+    names = list_formats(formats, overlay=overlay, confidence=confidence)
+    tiling = plan_tiles(tile, overlap, size, smooth=smooth, formats=names)
+    model = Model.settle(
+        bundle,
+        backend,
+        variant,
+        tile or size,
+        batch=batch,
+        threads=threads,
+        allow_fallback=allow_fallback,
+        smooth=smooth,
+        confidence=needs_confidence(names),
     )
-    output.result(document, summary)
-    for entry in failed:
-        output.error(entry["error"])
-    return InputError.exit_code if failed else 0
+    output: Output = ctx.obj
+    if ray:
+        from edgeseg.cli.cluster import run_cluster
+        from edgeseg.cluster.job import JobOptions
+
+        assert out is not None
+        load = {"size": parse_size(size) if size else None, "smooth": smooth}
+        job = JobOptions(ray_address, workers, threads or 1, gpus_per_worker, batch, load)
+        return run_cluster(
+            model, sources, out, job, output, force=force, skip_existing=skip_existing
+        )
+    place = None if out is None else Path(out)
+    if streams:
+        from edgeseg.cli.stream import StreamWish, run_stream
+
+        stream_wish = StreamWish(place, window, force, alpha, drop, batch, limit, seconds)
+        return run_stream(model, streams[0], stream_wish, output)
+    from edgeseg.cli.folder import FolderWish, run_folder
+
+    assert place is not None
+    wish = FolderWish(place, names, batch, force, skip_existing, fail_fast, tiling)
+    return run_folder(model, sources, wish, output)
 
 
-def _segment_all(
-    segmenter: Segmenter,
-    targets: list[tuple[Path, Path]],
-    batch: int,
-    *,
-    overlay: bool,
-    output: Output,
-) -> list[dict[str, Any]]:
-    entries: list[dict[str, Any]] = []
-    with output.progress("segmenting", len(targets)) as advance:
-        for start in range(0, len(targets), batch):
-            chunk = targets[start : start + batch]
-            entries += _segment_chunk(segmenter, chunk, overlay=overlay)
-            advance(len(chunk))
-    return entries
-
-
-def _segment_chunk(
-    segmenter: Segmenter, chunk: list[tuple[Path, Path]], *, overlay: bool
-) -> list[dict[str, Any]]:
-    good, entries = [], []
-    for image, target in chunk:
-        try:
-            good.append((image, target, read_image(image)))
-        except InputError as error:
-            entries.append({"image": str(image), "error": str(error)})
-    results = segmenter.batch([pixels for _, _, pixels in good])
-    for (image, target, _), result in zip(good, results, strict=True):
-        _write(result, target, overlay=overlay)
-        entries.append({"image": str(image), "mask": str(target), **result.to_dict()})
-    return entries
-
-
-def _write(result: Segmentation, target: Path, *, overlay: bool) -> None:
-    result.save(target)
-    if overlay:
-        save_png(result.overlay(), overlay_path(target))
+def _check_together(
+    ctx: typer.Context, sources: list[str], streams: list[str], *, ray: bool
+) -> None:
+    """Refuse a stream with anything else, and options that mean nothing to the sources."""
+    if streams and len(sources) > 1:
+        other = next((source for source in sources if source not in streams), sources[1])
+        raise UsageError(
+            f"{show(redacted(streams[0]))} is a stream and stands alone, but "
+            f"{show(redacted(other))} is given, too; run them apart"
+        )
+    names = {parameter.name: parameter.opts[0] for parameter in ctx.command.params}
+    given = {
+        name
+        for name in names
+        if name and (source := ctx.get_parameter_source(name)) and source.name == "COMMANDLINE"
+    }
+    for name in NOT_WITH_RAY if ray else RAY:
+        if name in given:
+            raise UsageError(f"{names[name]} is {'not ' * ray}for --ray; see --help")
+    for name in PICTURES if streams else STREAMS:
+        if name in given:
+            kind = "pictures" if streams else "video and cameras"
+            first = show(redacted(sources[0]))
+            raise UsageError(f"{names[name]} is for {kind}; {first} is not; see --help")
 
 
 app = command_app(main)

@@ -3,14 +3,36 @@
 from __future__ import annotations
 
 import glob
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+from PIL import Image
 
 from edgeseg.errors import InputError, UsageError, show
 from edgeseg.images import IMAGE_SUFFIXES
 from edgeseg.manifest import MANIFEST
+from edgeseg.outputs import paths
 
 
-def expand_sources(sources: list[str]) -> list[Path]:
+@dataclass(frozen=True)
+class Target:
+    """A picture and the files that are made of it, by format; ``mask`` names them all.
+
+    ``is_large``: a TIFF beyond the limit for pictures; its mask is a TIFF, too.
+    """
+
+    image: Path
+    mask: Path
+    files: dict[str, Path]
+    is_large: bool = False
+
+    def is_whole(self) -> bool:
+        """Whether all files are there, and whole as far as they carry checksums."""
+        return all(_is_whole(path) for path in self.files.values())
+
+
+def expand_sources(sources: Sequence[str]) -> list[Path]:
     """Turn files, folders and patterns into a list of image files, sorted within each source.
 
     Raises:
@@ -45,43 +67,77 @@ def _is_picture_name(path: Path) -> bool:
 
 
 def plan_targets(
-    images: list[Path], out: Path, *, overlay: bool, force: bool
-) -> list[tuple[Path, Path]]:
-    """Pair each image with its mask's path; refuse collisions before any work is done.
+    images: Sequence[Path],
+    out: Path,
+    formats: Sequence[str],
+    *,
+    overwrite: bool,
+    tiled: bool = False,
+) -> list[Target]:
+    """Pair each image with its output files; refuse collisions before any work is done.
+
+    With ``tiled``, TIFF files of any size are pictures.
 
     Raises:
         UsageError: two outputs for one path, an output over an input, existing outputs
-            without ``force``, masks inside a bundle.
+            without ``overwrite``, masks inside a bundle, a format that a large TIFF cannot have.
     """
     if (out / MANIFEST).exists():
         raise UsageError(f"output {show(out)} is a bundle; masks in it would make it invalid")
     if out.exists() and not out.is_dir():
         raise UsageError(f"output {show(out)} is a file; expected a folder for the masks")
-    targets: dict[Path, Path] = {}
+    targets = [_target(image, out, formats, tiled=tiled) for image in images]
+    planned = _owners(targets)
     inputs = {image.resolve(): image for image in images}
-    for image in images:
-        target = out / f"{image.stem}.png"
-        if target in targets:
-            raise UsageError(
-                f"{show(image)} and {show(targets[target])} would both be written to {show(target)}"
-            )
-        targets[target] = image
-    overlays = [overlay_path(target) for target in targets] if overlay else []
-    if twice := targets.keys() & set(overlays):
-        raise UsageError(
-            f"a mask and an overlay would both be written to {show(min(twice))}; rename that image"
-        )
-    for path in [*targets, *overlays]:
+    for path in planned:
         if clash := inputs.get(path.resolve()):
             raise UsageError(f"{show(clash)} would be overwritten; choose another --out")
         if path.is_dir():
             raise UsageError(f"output {show(path)} is a folder; expected a place for a mask")
-    existing = [path for path in [*targets, *overlays] if path.exists()]
-    if existing and not force:
-        raise UsageError(f"output {show(existing[0])} exists already; add --force to overwrite")
-    return [(image, target) for target, image in targets.items()]
+    existing = next((path for path in planned if path.exists()), None)
+    if existing and not overwrite:
+        raise UsageError(
+            f"output {show(existing)} exists already; add --force to overwrite, "
+            "or --skip-existing to go on from there"
+        )
+    return targets
 
 
-def overlay_path(target: Path) -> Path:
-    """Return where the overlay of a mask goes."""
-    return target.with_name(f"{target.stem}.overlay.png")
+def _target(image: Path, out: Path, formats: Sequence[str], *, tiled: bool) -> Target:
+    mask = out / f"{image.stem}.png"
+    if not tiled:
+        return Target(image, mask, paths(mask, formats))
+    from edgeseg.tiling import is_large_tiff
+
+    if not is_large_tiff(image):
+        return Target(image, mask, paths(mask, formats))
+    if list(formats) != ["png"]:
+        raise UsageError(f"{show(image)} is too large for any --format but its mask, a TIFF")
+    mask = mask.with_suffix(".tif")
+    return Target(image, mask, {"tif": mask}, is_large=True)
+
+
+def _owners(targets: Sequence[Target]) -> dict[Path, str]:
+    """Return the output files and what each is, in words; UsageError if two are the same."""
+    owners: dict[Path, str] = {}
+    for target in targets:
+        for name, path in target.files.items():
+            owner = f"{show(target.image)} as {name}"
+            if path in owners:
+                raise UsageError(
+                    f"{owners[path]} and {owner} would both be written to {show(path)}; "
+                    "rename a picture or run them apart"
+                )
+            owners[path] = owner
+    return owners
+
+
+def _is_whole(path: Path) -> bool:
+    if path.suffix != ".png":
+        return path.is_file() and path.stat().st_size > 0
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            image.verify()  # reads all of the file, compares its checksums, decodes nothing
+    except (OSError, SyntaxError, ValueError, EOFError):
+        return False
+    return True

@@ -7,14 +7,12 @@ the picture as it is, ``curl -F image=@photo.jpg http://127.0.0.1:8000/segment``
 from __future__ import annotations
 
 import base64
-import io
 import json
 from collections.abc import AsyncGenerator
 from functools import partial
 from importlib import resources
 from typing import Any
 
-from PIL import Image
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -23,7 +21,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from edgeseg.errors import InputError, show
-from edgeseg.segmentation import COMPRESS_LEVEL, Segmentation
+from edgeseg.segmentation import Segmentation, encode_png
 from edgeseg.serve.service import Service
 
 FORMATS = ("png", "overlay", "json")
@@ -91,7 +89,7 @@ class Pictures:
             "Edgeseg-Coverage": coverage_header(result.coverage),
             "Server-Timing": ", ".join(timings),
         }
-        return Response(_png(image), headers=headers, media_type="image/png")
+        return Response(encode_png(image), headers=headers, media_type="image/png")
 
     def _document(self, result: Segmentation) -> dict[str, Any]:
         labels, session = result.labels, self._service.segmenter.session
@@ -102,7 +100,7 @@ class Pictures:
             "variant": session.variant,
             **result.to_dict(),
             "colors": {name: f"#{bytes(colors[name]).hex()}" for name in result.coverage},
-            "mask_png": base64.b64encode(_png(result.mask())).decode(),
+            "mask_png": base64.b64encode(encode_png(result.mask())).decode(),
         }
 
 
@@ -140,9 +138,3 @@ def coverage_header(coverage: dict[str, float]) -> str:
             break
         kept |= entry
     return json.dumps(kept)
-
-
-def _png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", compress_level=COMPRESS_LEVEL)
-    return buffer.getvalue()

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from edgeseg.bundle import Bundle
 from edgeseg.errors import InputError, UsageError, show
 from edgeseg.manifest import TensorSpec
+from edgeseg.restore import rank
 
 LOGITS = "float32"  # the dtype by which a bundle's logits are told from its class map
 
@@ -70,8 +71,7 @@ class Session(Protocol):
 
 def class_map_from_logits(logits_nchw: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Return the most likely class per pixel, uint8 (N, H, W), of float logits (N, C, H, W)."""
-    class_maps: NDArray[np.uint8] = logits_nchw.argmax(axis=1).astype(np.uint8)
-    return class_maps
+    return np.stack([rank(logits_chw).class_map for logits_chw in logits_nchw])
 
 
 def class_map_output(outputs: Sequence[TensorSpec]) -> TensorSpec:

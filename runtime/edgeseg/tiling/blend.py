@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeseg.restore import rank_planes
 from edgeseg.tiling.plan import Band, Plan
 
 
@@ -57,14 +58,8 @@ class Scores:
 
     def class_map(self) -> NDArray[np.uint8]:
         """Return the class with the highest score, uint8 (H, W); of equal ones the lowest id."""
-        # One pass per class: numpy's argmax over the first axis takes ten times as long.
-        best = self.planes[0].copy()
-        winner = np.full(best.shape, self.ids[0], dtype=np.uint8)
-        for i, plane in zip(self.ids[1:], self.planes[1:], strict=True):
-            better = plane > best
-            np.copyto(best, plane, where=better)
-            np.copyto(winner, np.uint8(i), where=better)
-        return winner
+        planes = zip(self.ids.tolist(), self.planes, strict=True)
+        return rank_planes(planes, self.planes.shape[1:]).class_map
 
 
 def weigh(logits_chw: NDArray[np.float32], weights: NDArray[np.float32]) -> Scores:

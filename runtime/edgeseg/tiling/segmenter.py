@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -83,7 +84,8 @@ class TiledSegmenter:
         with stages.time_rest("post"):
             for block in self.blocks(cut, self.plan(height, width), stages, progress):
                 class_map[block.window] = block.class_map
-        return Segmentation(class_map, self.labels, pixels, stages.timings_ms)
+        name = Path(image).name if isinstance(image, str | Path) else ""
+        return Segmentation(class_map, self.labels, pixels, stages.timings_ms, name=name)
 
     def plan(self, height: int, width: int) -> Plan:
         """Return the windows over a picture of this size."""
