@@ -35,7 +35,9 @@ def measure(seed: Path, edge: Path, *, rounds: int, images: int) -> dict[str, An
             "stages": stages(seed, picture, folder, 4 * rounds),
             "start_up": start_up(edge, path, rounds),
             "memory": memory(edge, path),
-            "folder_mode": folder_mode(edge, picture, folder, images, rounds),
+            "folder_mode": folder_mode(
+                {"seed": seed, "edge": edge}, picture, folder, images, rounds
+            ),
             "installed": installed(),
             "system": system,
             "software": software_facts(),

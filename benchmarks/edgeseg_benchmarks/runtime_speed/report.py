@@ -11,9 +11,12 @@ GOALS = {
     "around_share": 0.10,
     "first_mask_s": 1.0,
     "rss_mb": 300.0,
-    "folder_throughput": 0.95,
+    "folder_seed": 0.95,
+    "folder_edge": 0.95,
     "installed_mb": 60.0,
 }
+
+AT_LEAST = ("folder_seed", "folder_edge")
 
 
 def verdicts(document: dict[str, Any]) -> list[dict[str, Any]]:
@@ -22,7 +25,7 @@ def verdicts(document: dict[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for name, goal in GOALS.items():
         value = measured[name]
-        met = value >= goal if name == "folder_throughput" else value <= goal
+        met = value >= goal if name in AT_LEAST else value <= goal
         rows.append({"what": name, "value": value, "goal": goal, "met": met})
     return rows
 
@@ -32,7 +35,8 @@ WORDS = {
     "around_share": "share of the end-to-end time of the seed network in int8",
     "first_mask_s": "seconds from process start to the first mask, edge preset",
     "rss_mb": "MB resident after 20 pictures, edge preset in int8",
-    "folder_throughput": "folder mode's images per second over the network's alone",
+    "folder_seed": "folder mode's images per second over the network's alone, seed preset in int8",
+    "folder_edge": "the same, edge preset",
     "installed_mb": "MB of the base install beyond numpy, Pillow and ONNX Runtime",
 }
 
@@ -51,7 +55,7 @@ def markdown(document: dict[str, Any]) -> str:
         "| --- | ---: | ---: | --- |",
     ]
     for row in document["goals"]:
-        sign = ">=" if row["what"] == "folder_throughput" else "<="
+        sign = ">=" if row["what"] in AT_LEAST else "<="
         verdict = "met" if row["met"] else "missed"
         lines.append(
             f"| {WORDS[row['what']]} | {row['value']:.3g} | {sign} {row['goal']:g} | {verdict} |"
@@ -63,6 +67,9 @@ def markdown(document: dict[str, Any]) -> str:
     lines += ["", "| a fresh process | median s | fastest s |", "| --- | ---: | ---: |"]
     for name, seconds in document["start_up"]["seconds"].items():
         lines.append(f"| {name} | {median(seconds):.3f} | {min(seconds):.3f} |")
+    lines += ["", "| images per second | median |", "| --- | ---: |"]
+    for name, speeds in document["folder_mode"]["images_per_second"].items():
+        lines.append(f"| {name} | {median(speeds):.2f} |")
     ratio = document["start_up"]["over_plain_script"]
     lines += ["", f"From start to first mask edgeseg takes {ratio:.2f} times the plain script."]
     lines += ["", "| package | MB |", "| --- | ---: |"]
