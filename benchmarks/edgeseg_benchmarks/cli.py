@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from edgeseg.bundle import Bundle
+from edgeseg.cli.options import BundleArgument
 from edgeseg.cli.output import Output, command_app, table
-from edgeseg.cli.run import BundleArgument
 from edgeseg.errors import GateFailed
 from edgeseg.sessions import BACKENDS
 from edgeseg.sessions.remembered import Measured, remember

@@ -5,8 +5,8 @@ from __future__ import annotations
 import typer
 
 from edgeseg.bundle import Bundle
+from edgeseg.cli.options import BundleArgument
 from edgeseg.cli.output import command_app, table
-from edgeseg.cli.run import BundleArgument
 from edgeseg.manifest import Parity
 
 

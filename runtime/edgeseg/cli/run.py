@@ -8,19 +8,21 @@ from typing import Annotated
 import typer
 
 from edgeseg.cli.loading import Model
+from edgeseg.cli.options import (
+    BackendOption,
+    BundleArgument,
+    FallbackOption,
+    SizeOption,
+    ThreadsOption,
+    VariantOption,
+)
 from edgeseg.cli.output import Output, command_app
 from edgeseg.cli.wishes import list_formats, plan_tiles
 from edgeseg.errors import UsageError, show
 from edgeseg.outputs import FORMATS, needs_confidence
 from edgeseg.preprocess import parse_size
-from edgeseg.sessions import AUTO, BACKENDS
+from edgeseg.sessions import AUTO
 from edgeseg.streams.source import is_stream, redacted
-
-BundleArgument = Annotated[Path, typer.Argument(help="Folder that 'edgeseg export' wrote.")]
-BackendOption = Annotated[str, typer.Option(help=f"{AUTO}, {', '.join(BACKENDS)}.")]
-VariantOption = Annotated[
-    str | None, typer.Option(help="Variant of the model; default: the best for the backend.")
-]
 
 ALPHA = 0.55
 PICTURES = ("formats", "overlay", "confidence", "tile", "overlap", "skip_existing", "fail_fast")
@@ -49,15 +51,9 @@ def main(
     batch: Annotated[int, typer.Option(min=1, max=1024, help="Images per network call.")] = 1,
     backend: BackendOption = AUTO,
     variant: VariantOption = None,
-    size: Annotated[
-        str | None, typer.Option(help="HxW to run at, for bundles with a dynamic size.")
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads of the network; default: all.")
-    ] = None,
-    allow_fallback: Annotated[
-        bool, typer.Option("--allow-fallback", help="Run on the CPU what the backend cannot.")
-    ] = False,
+    size: SizeOption = None,
+    threads: ThreadsOption = None,
+    allow_fallback: FallbackOption = False,
     smooth: Annotated[
         bool,
         typer.Option(

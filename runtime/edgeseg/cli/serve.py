@@ -8,8 +8,15 @@ import numpy as np
 import typer
 
 from edgeseg.bundle import Bundle
+from edgeseg.cli.options import (
+    BackendOption,
+    BundleArgument,
+    FallbackOption,
+    SizeOption,
+    ThreadsOption,
+    VariantOption,
+)
 from edgeseg.cli.output import Output, command_app
-from edgeseg.cli.run import BackendOption, BundleArgument, VariantOption
 from edgeseg.errors import needs_extra
 from edgeseg.preprocess import parse_size
 from edgeseg.segmenter import Segmenter
@@ -30,15 +37,9 @@ def main(
     ] = None,
     backend: BackendOption = AUTO,
     variant: VariantOption = None,
-    size: Annotated[
-        str | None, typer.Option(help="HxW to run pictures at, for bundles with several sizes.")
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads of the network; default: all.")
-    ] = None,
-    allow_fallback: Annotated[
-        bool, typer.Option("--allow-fallback", help="Run on the CPU what the backend cannot.")
-    ] = False,
+    size: SizeOption = None,
+    threads: ThreadsOption = None,
+    allow_fallback: FallbackOption = False,
     batch: Annotated[
         int, typer.Option(min=1, max=1024, help="Most images per network call.")
     ] = Limits.batch,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import typer
 
 from edgeseg.bundle import Bundle
+from edgeseg.cli.options import BackendOption, BundleArgument, VariantOption
 from edgeseg.cli.output import command_app
-from edgeseg.cli.run import BackendOption, BundleArgument, VariantOption
 from edgeseg.sessions import AUTO, open_session, variants_for
 from edgeseg.verify import verify
 

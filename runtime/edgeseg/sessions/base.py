@@ -1,4 +1,4 @@
-"""What sessions of ONNX Runtime and OpenVINO have in common: all but loading and running.
+"""What sessions have in common; those of ONNX Runtime and OpenVINO, all but loading and running.
 
 A session belongs to the process that opened it, see ``edgeseg.sessions.owned``.
 """
@@ -24,21 +24,10 @@ from edgeseg.sessions.protocol import (
 )
 
 
-class BundleSession:
-    """A variant of a bundle in a runtime; subclasses load it and say how it runs.
+class AnsweringSession:
+    """Class maps and logits from whatever output a subclass's ``_answer`` returns."""
 
-    ``infer`` may be called from several threads. After an error the session works on, except when
-    the device is lost: then every later call raises DeviceError at once. ``close`` waits for calls
-    that are running.
-    """
-
-    def __init__(
-        self, bundle: Bundle, backend: str, variant: str, native: Any, fallback: str | None = None
-    ) -> None:
-        """Take the loaded model ``native``, which ``_run`` will get."""
-        self.backend, self.variant, self.fallback = backend, variant, fallback
-        self._bundle = bundle
-        self._owned = Owned(native)
+    _bundle: Bundle
 
     def infer(self, images_nhwc_u8: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return class maps uint8 (N, H, W) for images uint8 (N, H, W, 3) RGB.
@@ -64,6 +53,27 @@ class BundleSession:
         """
         logits: NDArray[np.float32] = self._answer(images_nhwc_u8, logits_output(self._bundle))
         return logits
+
+    def _answer(self, images: NDArray[np.uint8], spec: TensorSpec) -> NDArray[Any]:
+        """Return the output ``spec`` for images uint8 (N, H, W, 3)."""
+        raise NotImplementedError
+
+
+class BundleSession(AnsweringSession):
+    """A variant of a bundle in a runtime; subclasses load it and say how it runs.
+
+    ``infer`` may be called from several threads. After an error the session works on, except when
+    the device is lost: then every later call raises DeviceError at once. ``close`` waits for calls
+    that are running.
+    """
+
+    def __init__(
+        self, bundle: Bundle, backend: str, variant: str, native: Any, fallback: str | None = None
+    ) -> None:
+        """Take the loaded model ``native``, which ``_run`` will get."""
+        self.backend, self.variant, self.fallback = backend, variant, fallback
+        self._bundle = bundle
+        self._owned = Owned(native)
 
     def close(self) -> None:
         """Wait for running calls, then free the model; calling it again does nothing."""

@@ -20,12 +20,8 @@ from numpy.typing import NDArray
 from edgeseg.engines.library import Library
 from edgeseg.errors import DeviceError, InputError
 from edgeseg.manifest import TensorSpec
-from edgeseg.sessions.protocol import (
-    check_input,
-    class_map_from_logits,
-    class_map_output,
-    logits_output,
-)
+from edgeseg.sessions.base import AnsweringSession
+from edgeseg.sessions.protocol import check_input
 from edgeseg.sessions.tensorrt.context import Context
 from edgeseg.sessions.tensorrt.cuda import Cuda
 from edgeseg.sessions.tensorrt.engine import LoadedEngine
@@ -36,7 +32,7 @@ from edgeseg.sessions.tensorrt.pool import ContextPool
 CONTEXTS = 2
 
 
-class TensorRTSession:
+class TensorRTSession(AnsweringSession):
     """One engine on the GPU.
 
     ``infer`` may be called from several threads: two run at a time, others wait. Out of memory is
@@ -50,7 +46,7 @@ class TensorRTSession:
         Raises:
             ArtifactError, DeviceError, ResourceError: see ``LoadedEngine`` and ``Context``.
         """
-        self._wanted = found.wanted
+        self._wanted, self._bundle = found.wanted, found.wanted.bundle
         self.backend, self.variant = found.wanted.backend, found.wanted.variant
         self.fallback: str | None = None
         self._cuda = cuda
@@ -60,32 +56,6 @@ class TensorRTSession:
         self._engine = LoadedEngine(found, library)
         self._pool = ContextPool(lambda: Context(self._engine, cuda), CONTEXTS)
 
-    def infer(self, images_nhwc_u8: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return class maps uint8 (N, H, W) for images uint8 (N, H, W, 3) RGB.
-
-        Raises:
-            InputError: the array does not fit the model's input, or the engine was built for
-                other sizes or a smaller batch.
-            DeviceError: the session is closed or the GPU failed.
-            ResourceError: memory ran out; the next call may work.
-        """
-        spec = class_map_output(self._wanted.bundle.manifest.outputs)
-        output = self._run(images_nhwc_u8, spec)
-        if spec.dtype == "uint8":
-            class_maps: NDArray[np.uint8] = output
-            return class_maps
-        return class_map_from_logits(output)
-
-    def infer_logits(self, images_nhwc_u8: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return logits float32 (N, C, H, W) for images uint8 (N, H, W, 3) RGB.
-
-        Raises:
-            UsageError: the bundle was exported without logits.
-            InputError, DeviceError, ResourceError: see ``infer``.
-        """
-        logits: NDArray[np.float32] = self._run(images_nhwc_u8, logits_output(self._wanted.bundle))
-        return logits
-
     def close(self) -> None:
         """Wait for running calls, then free the engine; calling it again does nothing."""
         if os.getpid() != self._process:
@@ -94,13 +64,13 @@ class TensorRTSession:
             self._pool.close()
             self._engine.close()
 
-    def _run(self, images: NDArray[np.uint8], output: TensorSpec) -> NDArray[Any]:
+    def _answer(self, images: NDArray[np.uint8], spec: TensorSpec) -> NDArray[Any]:
         check_input(images, self._engine.input)
         self._check_alive()
         full = self._filled_up(images)
         try:
             with self._pool.lend() as context:
-                return context.run(full, output.name)[: len(images)]
+                return context.run(full, spec.name)[: len(images)]
         except Exception:
             self._dead = self._dead or self._cuda.broken()
             raise
