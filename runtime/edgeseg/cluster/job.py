@@ -113,7 +113,7 @@ def _cluster(options: JobOptions) -> Iterator[Any]:
         arguments: dict[str, Any] = {"address": options.address}
         if options.address is None:
             cores = max(cpu_threads(), options.workers * options.cpus)
-            arguments = {"num_cpus": cores, "include_dashboard": False}
+            arguments = {"address": "local", "num_cpus": cores, "include_dashboard": False}
         try:
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **arguments)
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:

@@ -181,7 +181,7 @@ def test_formats_of_the_base_install_load_no_optional_package() -> None:
     code = (
         "import sys; from edgeseg import outputs; outputs.check({}); "
         "print([name for name in ('rasterio', 'pycocotools', 'shapely', 'cv2') "
-        "if name in sys.modules])"
+        "if sys.modules.get(name)])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code.format(BASE)], capture_output=True, text=True, check=True
