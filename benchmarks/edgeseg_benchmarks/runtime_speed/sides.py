@@ -207,7 +207,7 @@ def _base_packages(root: str) -> list[str]:
 
 def _megabytes(package: str) -> float:
     if package == "edgeseg":  # an editable install lists no files
-        root = Path(__file__).parents[2]
+        root = Path(__file__).parents[3]
         paths = [path for stage in ("runtime",) for path in (root / stage).rglob("*.py")]
     else:
         paths = [Path(str(file.locate())) for file in metadata.files(package) or []]
