@@ -156,6 +156,8 @@ def check_image_array(image: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _open(source: str | Path | bytes, name: str, formats: tuple[str, ...]) -> Image.Image:
+    if not isinstance(source, bytes) and Path(source).is_fifo():
+        raise InputError(f"file {name} is a pipe, which would be waited for; give a plain file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS decides

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 
 from edgeseg.answer import Answer, Prepared
 from edgeseg.bundle import Bundle
-from edgeseg.errors import ArtifactError, UsageError
+from edgeseg.errors import ArtifactError, UsageError, show
 from edgeseg.images import ImageSource
 from edgeseg.labels import Labels
-from edgeseg.preprocess import Preprocessing
+from edgeseg.preprocess import MAX_SIDE, Preprocessing
 from edgeseg.restore import Ranked, rank
 from edgeseg.segmentation import Segmentation
 from edgeseg.sessions import AUTO, Session, Settings, open_session
@@ -219,6 +219,8 @@ def network_size(bundle: Bundle, size: tuple[int, int] | None) -> tuple[int, int
         UsageError: the bundle does not run at this size.
     """
     sizes = bundle.manifest.sizes
+    if size is not None and not (len(size) == 2 and all(1 <= side <= MAX_SIDE for side in size)):
+        raise UsageError(f"size {show(size)} is not (height, width) within 1 .. {MAX_SIDE}")
     if size is None or size in sizes:
         return size or sizes[0]
     if not bundle.manifest.dynamic_size:

@@ -31,6 +31,7 @@ from edgeseg.errors import (
     ResourceError,
     UsageError,
 )
+from edgeseg.images import read_image
 
 Cli = Callable[..., Any]
 Pictures = Callable[[Sequence[str]], Path]
@@ -1039,3 +1040,48 @@ def test_an_empty_source_is_refused_and_masks_never_go_into_a_bundle(
     done = edgeseg("run", str(bundle), str(picture), "--out", str(bundle))
     assert (done.code, "is a bundle" in done.error_line) == (2, True)
     assert names(bundle) == before
+
+
+# --- found by hostile use
+
+
+def test_a_link_to_itself_is_one_bad_picture(
+    edgeseg: Cli, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    (pictures / "loop.png").symlink_to("loop.png")
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(pictures / "good.png")
+    done = edgeseg("run", tiny_bundle, pictures, "--out", tmp_path / "m", "--backend", "ort:cpu")
+    assert done.code == 3
+    assert "internal" not in done.err
+    assert (tmp_path / "m" / "good.png").exists()
+
+
+def test_a_pipe_is_no_picture_and_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(InputError, match="is a pipe"):
+        read_image(tmp_path / "a.png")
+
+
+def test_masks_below_a_bundle_would_spoil_it_too(
+    edgeseg: Cli, bundle: Path, tmp_path: Path
+) -> None:
+    done = edgeseg("run", bundle, bundle.parent, "--out", bundle / "masks")
+    assert done.code in (2, 3)
+    assert not (bundle / "masks").exists()
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(tmp_path / "a.png")
+    done = edgeseg("run", bundle, tmp_path / "a.png", "--out", bundle / "masks" / "below")
+    assert done.code == 2
+    assert "is a bundle" in done.err
+
+
+@pytest.mark.parametrize("words", [("--out", ""), ("--out", "m", "--threads", "99999999999")])
+def test_absurd_values_are_usage_errors(
+    edgeseg: Cli, tiny_bundle: Path, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(tmp_path / "a.png")
+    assert edgeseg("run", tiny_bundle, tmp_path / "a.png", *words).code == 2
+    for size in ((0, 0), (-4, -4), (10**6, 10**6), (64,), (64, 64, 3)):
+        with pytest.raises(UsageError, match="is not"):
+            Segmenter.load(tiny_bundle.with_name("tiny_logits"), size=size)

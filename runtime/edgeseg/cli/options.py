@@ -18,7 +18,7 @@ SizeOption = Annotated[
     str | None, typer.Option(help="HxW to run pictures at, for bundles with several sizes.")
 ]
 ThreadsOption = Annotated[
-    int | None, typer.Option(min=1, help="CPU threads of the network; default: all.")
+    int | None, typer.Option(min=1, max=1024, help="CPU threads of the network; default: all.")
 ]
 FallbackOption = Annotated[
     bool, typer.Option("--allow-fallback", help="Run on the CPU what the backend cannot.")

@@ -175,6 +175,8 @@ def main(
     """
     streams = [] if ray else [source for source in sources if is_stream(source)]
     _check_together(ctx, sources, streams, ray=ray)
+    if out == "":
+        raise UsageError("--out is empty; an unset shell variable?")
     if out is None and not window:
         raise UsageError("--out is missing: where the result goes; see --help")
     names = list_formats(formats, overlay=overlay, confidence=confidence)

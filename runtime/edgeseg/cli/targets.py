@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,15 +83,15 @@ def plan_targets(
         UsageError: two outputs for one path, an output over an input, existing outputs
             without ``overwrite``, masks inside a bundle, a format that a large TIFF cannot have.
     """
-    if (out / MANIFEST).exists():
+    if any((folder / MANIFEST).exists() for folder in (out, *out.absolute().parents)):
         raise UsageError(f"output {show(out)} is a bundle; masks in it would make it invalid")
     if out.exists() and not out.is_dir():
         raise UsageError(f"output {show(out)} is a file; expected a folder for the masks")
     targets = [_target(image, out, formats, tiled=tiled) for image in images]
     planned = _owners(targets)
-    inputs = {image.resolve(): image for image in images}
+    inputs = {os.path.realpath(image): image for image in images}
     for path in planned:
-        if clash := inputs.get(path.resolve()):
+        if clash := inputs.get(os.path.realpath(path)):
             raise UsageError(f"{show(clash)} would be overwritten; choose another --out")
         if path.is_dir():
             raise UsageError(f"output {show(path)} is a folder; expected a place for a mask")
@@ -138,6 +139,6 @@ def _is_whole(path: Path) -> bool:
     try:
         with Image.open(path, formats=["PNG"]) as image:
             image.verify()  # reads all of the file, compares its checksums, decodes nothing
-    except (OSError, SyntaxError, ValueError, EOFError):
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
         return False
     return True
