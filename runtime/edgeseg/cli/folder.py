@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from edgeseg.cli.loading import Model
 from edgeseg.cli.output import Output
 from edgeseg.cli.targets import Target, expand_sources, plan_targets
-from edgeseg.errors import InputError, UsageError
+from edgeseg.errors import DeviceError, InputError, UsageError
 from edgeseg.images import read_image
 from edgeseg.outputs import save
 from edgeseg.segmenter import Segmenter
@@ -159,6 +160,11 @@ def _tile_stages(segmenter: Segmenter, wish: FolderWish) -> AnyStages:
 
     assert wish.overlap is not None
     tiled = TiledSegmenter(segmenter, wish.overlap, batch=wish.batch)
+    stopped = threading.Event()
+
+    def go_on(done: int, total: int) -> None:
+        if stopped.is_set():  # a large picture takes minutes; its next tile may not
+            raise DeviceError("stopped between two tiles")
 
     def prepare(target: Target) -> tuple[Target, NDArray[np.uint8] | None]:
         return target, None if target.is_large else read_image(target.image)
@@ -170,8 +176,8 @@ def _tile_stages(segmenter: Segmenter, wish: FolderWish) -> AnyStages:
         target, pixels = prepared
         try:
             if pixels is None:
-                return segment_tiff(tiled, target.image, target.mask)
-            return replace(tiled(pixels), name=target.image.name)
+                return segment_tiff(tiled, target.image, target.mask, go_on)
+            return replace(tiled(pixels, go_on), name=target.image.name)
         except InputError as error:  # found while reading a large picture; the others go on
             return error
 
@@ -182,7 +188,7 @@ def _tile_stages(segmenter: Segmenter, wish: FolderWish) -> AnyStages:
             save(answer, target.mask, wish.formats)
         return {**_files(target), **answer.to_dict()}
 
-    return Stages(prepare, infer, finish)
+    return Stages(prepare, infer, finish, stopped.set)
 
 
 def _files(target: Target) -> dict[str, Any]:

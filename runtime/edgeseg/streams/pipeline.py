@@ -41,6 +41,7 @@ class Stages(Generic[Item, Ready, Answer, Result]):
     prepare: Callable[[Item], Ready]
     infer: Callable[[Sequence[Ready]], Sequence[Answer]]
     finish: Callable[[Item, Answer], Result]
+    cancel: Callable[[], object] = lambda: None  # called when all is to stop; ends a long ``infer``
 
 
 @dataclass(frozen=True)
@@ -196,6 +197,7 @@ class _Work(Generic[Item, Ready, Answer, Result]):
 
     def stop(self) -> None:
         self.stopped = True
+        self.stages.cancel()
         self.pool.shutdown(wait=False, cancel_futures=True)
         self.room.release()
 

@@ -272,3 +272,18 @@ def test_results_are_let_go_of() -> None:
             pass
     assert most <= 6 + 2
     assert alive <= 1
+
+
+def test_stopping_tells_a_long_inference_to_end() -> None:
+    told = threading.Event()
+
+    def infer(items: Sequence[int]) -> Sequence[int]:
+        if items[0] > 0:
+            assert told.wait(20), "nobody said stop"
+            raise DeviceError("stopped")
+        return items
+
+    stages = Stages(lambda item: item, infer, lambda item, answer: answer, told.set)
+    with closing(pipelined(range(9), stages)) as results:
+        assert next(results).outcome == 0
+    assert told.is_set()
